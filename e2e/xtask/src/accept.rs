@@ -1,0 +1,72 @@
+//! `cargo xtask accept`: builds what is to be measured, without lints' compiler, and runs the scenario.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::programs;
+use crate::workspace::{Workspace, status, succeed};
+
+/// What is to be accepted.
+#[derive(Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct Options {
+    /// The scenario's name, or `all`.
+    #[arg(required_unless_present = "list")]
+    name: Option<String>,
+    /// Name every scenario and what it shows.
+    #[arg(long)]
+    list: bool,
+    /// Seed of everything random; printed with the figures, so that a failure can be repeated.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Print one JSON object per scenario: name, passed, seed, figures, limits.
+    #[arg(long)]
+    json: bool,
+    /// Run at the size of the tests: complete, but with no limit on speed.
+    #[arg(long)]
+    small: bool,
+}
+
+/// Builds in release, the way a user does, and hands over to the e2e crate's `accept`.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    succeed(&mut workspace.cargo([
+        "build",
+        "--release",
+        "--quiet",
+        "-p",
+        "imaccess",
+        "-p",
+        "imaccess-e2e",
+        "--bins",
+    ]))?;
+    let mut command = workspace.command(workspace.binary("accept"), options.name.as_deref());
+    command.env("IMACCESS_BINARY", workspace.binary("imaccess"));
+    command.env("IMACCESS_WORKSPACE", &workspace.root);
+    if options.list {
+        command.arg("--list");
+    }
+    if options.json {
+        command.arg("--json");
+    }
+    if options.small {
+        command.arg("--small");
+    }
+    if let Some(seed) = options.seed {
+        command.arg("--seed").arg(seed.to_string());
+    }
+    if options
+        .name
+        .as_deref()
+        .is_some_and(|name| name == "metrics-pages" || name == "all")
+    {
+        // Full size means the real checker: without promtool this behaviour can't be accepted.
+        command.env("PROMTOOL", programs::promtool(workspace)?);
+    }
+    Ok(if status(&mut command)?.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
