@@ -30,7 +30,6 @@ pub struct Ready {
 }
 
 /// An epoll set and the buffer that its events are read into.
-#[derive(Debug)]
 pub struct Epoll {
     fd: OwnedFd,
     events: Vec<epoll::Event>,
@@ -42,7 +41,10 @@ impl Epoll {
     /// # Errors
     /// The kernel's, such as too many open descriptors.
     pub fn new(batch: usize) -> io::Result<Self> {
-        Ok(Self { fd: epoll::create(CreateFlags::CLOEXEC)?, events: Vec::with_capacity(batch) })
+        Ok(Self {
+            fd: epoll::create(CreateFlags::CLOEXEC)?,
+            events: Vec::with_capacity(batch),
+        })
     }
 
     /// Watches a descriptor; its events carry `token`.
@@ -50,7 +52,12 @@ impl Epoll {
     /// # Errors
     /// The kernel's, such as no memory for another watch.
     pub fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
-        Ok(epoll::add(&self.fd, fd, EventData::new_u64(token), flags(interest))?)
+        Ok(epoll::add(
+            &self.fd,
+            fd,
+            EventData::new_u64(token),
+            flags(interest),
+        )?)
     }
 
     /// Watches a descriptor no longer. (Closing it does the same, unless a duplicate is open elsewhere.)
@@ -94,12 +101,20 @@ impl Epoll {
         let flags = event.flags;
         Ready {
             token: event.data.u64(),
-            readable: flags.intersects(
-                EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR,
-            ),
+            readable: flags
+                .intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR),
             hung_up: flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR),
             writable: flags.contains(EventFlags::OUT),
         }
+    }
+}
+
+impl std::fmt::Debug for Epoll {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Epoll")
+            .field("fd", &self.fd)
+            .field("batch", &self.batch())
+            .finish()
     }
 }
 

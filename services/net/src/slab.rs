@@ -27,7 +27,11 @@ impl<T> Slab<T> {
     /// An empty slab; it grows as it is filled.
     #[must_use]
     pub fn new() -> Self {
-        Self { slots: Vec::new(), free: NONE, len: 0 }
+        Self {
+            slots: Vec::new(),
+            free: NONE,
+            len: 0,
+        }
     }
 
     /// How many slots are taken.
@@ -53,7 +57,10 @@ impl<T> Slab<T> {
         self.len += 1;
         if self.free == NONE {
             let slot = u32::try_from(self.slots.len()).expect("descriptors run out long before 2^32 slots");
-            self.slots.push(Slot { generation: 0, content: Content::Taken(content) });
+            self.slots.push(Slot {
+                generation: 0,
+                content: Content::Taken(content),
+            });
             return (slot, 0);
         }
         let slot = self.free;
@@ -86,7 +93,10 @@ impl<T> Slab<T> {
     #[must_use]
     pub fn get(&self, slot: u32) -> Option<&T> {
         match self.slots.get(slot as usize) {
-            Some(Slot { content: Content::Taken(content), .. }) => Some(content),
+            Some(Slot {
+                content: Content::Taken(content),
+                ..
+            }) => Some(content),
             _ => None,
         }
     }
@@ -96,7 +106,10 @@ impl<T> Slab<T> {
     #[must_use]
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
         match self.slots.get_mut(slot as usize) {
-            Some(Slot { content: Content::Taken(content), .. }) => Some(content),
+            Some(Slot {
+                content: Content::Taken(content),
+                ..
+            }) => Some(content),
             _ => None,
         }
     }
@@ -106,9 +119,10 @@ impl<T> Slab<T> {
     #[must_use]
     pub fn get_exact(&mut self, slot: u32, generation: u32) -> Option<&mut T> {
         match self.slots.get_mut(slot as usize) {
-            Some(Slot { generation: current, content: Content::Taken(content) }) if *current == generation => {
-                Some(content)
-            }
+            Some(Slot {
+                generation: current,
+                content: Content::Taken(content),
+            }) if *current == generation => Some(content),
             _ => None,
         }
     }

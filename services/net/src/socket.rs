@@ -34,7 +34,9 @@ impl ClientSocket {
     }
 
     fn fd(&self) -> &OwnedFd {
-        self.fd.as_ref().expect("the descriptor is there until close takes the socket")
+        self.fd
+            .as_ref()
+            .expect("the descriptor is there until close takes the socket")
     }
 
     /// Reads what is there into `buffer`; `Ok(0)` is the end of the stream.
@@ -174,7 +176,10 @@ impl Listener {
     pub fn accept(&self) -> io::Result<(ClientSocket, Option<SocketAddr>)> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (fd, peer) = rustix::net::acceptfrom_with(&self.socket, flags)?;
-        Ok((ClientSocket::new(fd), peer.and_then(|peer| SocketAddr::try_from(peer).ok())))
+        Ok((
+            ClientSocket::new(fd),
+            peer.and_then(|peer| SocketAddr::try_from(peer).ok()),
+        ))
     }
 }
 
@@ -210,7 +215,11 @@ mod tests {
     use crate::epoll::{Epoll, Interest};
 
     fn options() -> StreamOptions {
-        StreamOptions { send_buffer: 16 << 10, receive_buffer: None, user_timeout: Duration::from_secs(30) }
+        StreamOptions {
+            send_buffer: 16 << 10,
+            receive_buffer: None,
+            user_timeout: Duration::from_secs(30),
+        }
     }
 
     fn pair() -> (ClientSocket, ClientSocket, Epoll) {
@@ -241,7 +250,10 @@ mod tests {
             }
         }
         assert_eq!(server.read(&mut buffer).unwrap(), 5);
-        assert_eq!(server.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            server.read(&mut buffer).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
         client.close();
         server.close();
     }
@@ -254,7 +266,10 @@ mod tests {
         server.close();
         let mut buffer = [0; 1];
         loop {
-            assert!(epoll.wait(Some(Duration::from_secs(5))).unwrap() > 0, "the close never showed");
+            assert!(
+                epoll.wait(Some(Duration::from_secs(5))).unwrap() > 0,
+                "the close never showed"
+            );
             if epoll.event(0).hung_up {
                 break;
             }

@@ -30,8 +30,15 @@ impl Wheel {
     /// A wheel whose horizon is `buckets` ticks (a power of two); later deadlines are looked at once per horizon.
     #[must_use]
     pub fn new(buckets: usize, now: Tick) -> Self {
-        assert!(buckets.is_power_of_two(), "so that the bucket of a tick is a mask away");
-        Self { buckets: vec![NONE; buckets], links: Vec::new(), now }
+        assert!(
+            buckets.is_power_of_two(),
+            "so that the bucket of a tick is a mask away"
+        );
+        Self {
+            buckets: vec![NONE; buckets],
+            links: Vec::new(),
+            now,
+        }
     }
 
     /// Schedules `slot` to be looked at in tick `at` or, if that is beyond the horizon or past, as near to it as
@@ -43,10 +50,21 @@ impl Wheel {
         let bucket = self.now.wrapping_add(ahead) & horizon;
         let index = slot as usize;
         if index >= self.links.len() {
-            self.links.resize(index + 1, Link { previous: NONE, next: NONE, bucket: NONE });
+            self.links.resize(
+                index + 1,
+                Link {
+                    previous: NONE,
+                    next: NONE,
+                    bucket: NONE,
+                },
+            );
         }
         let first = std::mem::replace(&mut self.buckets[bucket as usize], slot);
-        self.links[index] = Link { previous: NONE, next: first, bucket };
+        self.links[index] = Link {
+            previous: NONE,
+            next: first,
+            bucket,
+        };
         if first != NONE {
             self.links[first as usize].previous = slot;
         }
@@ -54,8 +72,14 @@ impl Wheel {
 
     /// Takes `slot` off the wheel.
     pub fn cancel(&mut self, slot: u32) {
-        let Some(link) = self.links.get_mut(slot as usize) else { return };
-        let Link { previous, next, bucket } = *link;
+        let Some(link) = self.links.get_mut(slot as usize) else {
+            return;
+        };
+        let Link {
+            previous,
+            next,
+            bucket,
+        } = *link;
         if bucket == NONE {
             return;
         }
