@@ -1,0 +1,150 @@
+//! What a process says of itself on its page: memory, CPU, descriptors, threads, version.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Counter, IntGauge, IntGaugeVec, Opts, Registry};
+
+use crate::process;
+
+/// How often `smaps_rollup` is read at most: it walks every page of the process under its memory lock, a
+/// millisecond per few hundred megabytes, so a page that is read in a loop must not repeat it.
+const MEMORY_READ_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A collector that reads `/proc/self` when, and only when, the page is asked for.
+pub struct ProcessMetrics {
+    resident: IntGauge,
+    proportional: IntGauge,
+    user: IntGauge,
+    cpu: Counter,
+    open_fds: IntGauge,
+    threads: IntGauge,
+    /// Serialises refreshes, so that two scrapes don't both advance the CPU counter.
+    memory_read: Mutex<Option<Instant>>,
+}
+
+impl ProcessMetrics {
+    /// Registers the process's metrics and `imaccess_build_info{version,part}`.
+    pub fn register(registry: &Registry, part: &str, version: &str) {
+        let gauge = |name: &str, help: &str| IntGauge::new(name, help).expect("the name is a valid literal");
+        let metrics = ProcessMetrics {
+            resident: gauge(
+                "imaccess_process_resident_memory_bytes",
+                "Resident memory, pages shared with others in full.",
+            ),
+            proportional: gauge(
+                "imaccess_process_proportional_memory_bytes",
+                "Resident memory, pages shared with others in their share (PSS).",
+            ),
+            user: gauge(
+                "imaccess_process_anonymous_memory_bytes",
+                "Memory of the process's own, without mapped files.",
+            ),
+            cpu: Counter::new(
+                "imaccess_process_cpu_seconds_total",
+                "User and system time of all threads, ended ones too.",
+            )
+            .expect("the name is a valid literal"),
+            open_fds: gauge("imaccess_process_open_fds", "Open file descriptors."),
+            threads: gauge("imaccess_process_threads", "Threads."),
+            memory_read: Mutex::new(None),
+        };
+        let build_info = IntGaugeVec::new(
+            Opts::new("imaccess_build_info", "Always 1."),
+            &["version", "part"],
+        )
+        .expect("the name is a valid literal");
+        build_info.with_label_values(&[version, part]).set(1);
+        registry
+            .register(Box::new(build_info))
+            .expect("a registry belongs to one part");
+        registry
+            .register(Box::new(metrics))
+            .expect("a registry belongs to one part");
+    }
+
+    /// Reads what can be read; a figure that can't be keeps its last value.
+    fn refresh(&self) {
+        let mut memory_read = self.memory_read.lock().unwrap_or_else(PoisonError::into_inner);
+        if memory_read.is_none_or(|last| last.elapsed() >= MEMORY_READ_INTERVAL)
+            && let Ok(memory) = process::Memory::of_self()
+        {
+            self.resident.set(signed(memory.resident_bytes));
+            self.proportional.set(signed(memory.proportional_bytes));
+            self.user.set(signed(memory.anonymous_bytes));
+            *memory_read = Some(Instant::now());
+        }
+        if let Ok(cpu) = process::cpu_of_self() {
+            let growth = cpu.as_secs_f64() - self.cpu.get();
+            if growth > 0.0 {
+                self.cpu.inc_by(growth);
+            }
+        }
+        if let Ok(open) = process::entries("/proc/self/fd") {
+            // Reading the directory takes a descriptor itself.
+            self.open_fds.set(signed(open.saturating_sub(1)));
+        }
+        if let Ok(threads) = process::entries("/proc/self/task") {
+            self.threads.set(signed(threads));
+        }
+    }
+
+    fn parts(&self) -> [&dyn Collector; 6] {
+        [
+            &self.resident,
+            &self.proportional,
+            &self.user,
+            &self.cpu,
+            &self.open_fds,
+            &self.threads,
+        ]
+    }
+}
+
+impl Collector for ProcessMetrics {
+    fn desc(&self) -> Vec<&Desc> {
+        self.parts().into_iter().flat_map(Collector::desc).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.refresh();
+        self.parts().into_iter().flat_map(Collector::collect).collect()
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway_page::exposition;
+    use crate::metrics::render;
+
+    #[test]
+    fn a_page_tells_of_its_process() {
+        let registry = Registry::new();
+        ProcessMetrics::register(&registry, "gateway", "1.2.3");
+        let page = render(&registry);
+        let value = |name: &str| {
+            exposition::samples(&page)
+                .map(Result::unwrap)
+                .find(|sample| sample.name == name)
+                .expect(name)
+                .value
+        };
+        assert!(value("imaccess_process_resident_memory_bytes") > 100_000.0);
+        assert!(value("imaccess_process_proportional_memory_bytes") > 10_000.0);
+        assert!(value("imaccess_process_anonymous_memory_bytes") > 10_000.0);
+        assert!(value("imaccess_process_open_fds") >= 3.0);
+        assert!(value("imaccess_process_threads") >= 1.0);
+        assert!(value("imaccess_process_cpu_seconds_total") >= 0.0);
+        assert!(
+            page.contains("imaccess_build_info{part=\"gateway\",version=\"1.2.3\"} 1"),
+            "{page}"
+        );
+    }
+}
