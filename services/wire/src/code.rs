@@ -120,12 +120,22 @@ codes! {
 }
 
 impl Code {
+    /// The code to act on for a number that may be newer than this side: an unknown one is treated like the
+    /// first of its hundred, and one beyond all hundreds like [`Code::Internal`].
+    #[must_use]
+    pub fn nearest(number: u16) -> Self {
+        Self::from_u16(number)
+            .or_else(|| Self::from_u16(number / 100 * 100))
+            .unwrap_or(Self::Internal)
+    }
+
     /// Whether a session may be resumed with its ticket after a close with this code.
     #[must_use]
     pub fn resumable(self) -> bool {
         matches!(
             self,
-            Self::FrameTimeout
+            Self::LoginTimeout
+                | Self::FrameTimeout
                 | Self::PingTimeout
                 | Self::SlowConsumer
                 | Self::Draining

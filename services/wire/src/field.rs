@@ -102,7 +102,9 @@ impl<'a> Reader<'a> {
     /// If there are fewer.
     #[inline]
     pub fn take(&mut self, len: usize) -> Result<&'a [u8], ProtocolError> {
-        let Some((front, rest)) = self.rest.split_at_checked(len) else { return Err(self.malformed()) };
+        let Some((front, rest)) = self.rest.split_at_checked(len) else {
+            return Err(self.malformed());
+        };
         self.rest = rest;
         Ok(front)
     }
@@ -154,7 +156,9 @@ impl<'a> Reader<'a> {
             }
             self.take(len as usize)?
         };
-        Ok(Tags { reader: Reader::new(bytes, self.what) })
+        Ok(Tags {
+            reader: Reader::new(bytes, self.what),
+        })
     }
 
     /// The payload: all that is left.
@@ -168,7 +172,11 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// If something is.
     pub fn end(self) -> Result<(), ProtocolError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(self.malformed()) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(self.malformed())
+        }
     }
 }
 
@@ -184,6 +192,10 @@ impl<'a> Tags<'a> {
     /// # Errors
     /// If a length runs past the section.
     #[inline]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator's item would hide the error's end"
+    )]
     pub fn next(&mut self) -> Result<Option<(u64, Reader<'a>)>, ProtocolError> {
         if self.reader.is_empty() {
             return Ok(None);

@@ -8,7 +8,9 @@ mod message;
 mod notice;
 
 pub use login::{GroupPosition, GroupPositions, Login, LoginOk, LoginRefused, NetworkType, Transport};
-pub use message::{Accepted, DeliveryClass, GroupPush, Join, Leave, Priority, Push, PushAck, Reply, Request, Send};
+pub use message::{
+    Accepted, DeliveryClass, GroupPush, Join, Leave, Priority, Push, PushAck, Reply, Request, Send,
+};
 pub use notice::{Close, Endpoints, GoAway, GoAwayEndpoint, Ping, Pong};
 
 use crate::header::{FrameType, ProtocolError, Split};
@@ -42,7 +44,9 @@ impl<'a> Frame<'a> {
     /// [`ProtocolError::Malformed`] when the body doesn't hold what its type says.
     pub fn decode(split: &Split<'a>) -> Result<Option<Self>, ProtocolError> {
         let body = split.body();
-        let Some(kind) = split.header.kind else { return Ok(None) };
+        let Some(kind) = split.header.kind else {
+            return Ok(None);
+        };
         Ok(Some(match kind {
             FrameType::Login => Self::Login(Login::decode(body)?),
             FrameType::LoginOk => Self::LoginOk(LoginOk::decode(body)?),

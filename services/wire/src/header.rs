@@ -120,6 +120,9 @@ pub enum ProtocolError {
     /// The body doesn't hold what its type says.
     #[error("malformed {0}")]
     Malformed(&'static str),
+    /// A frame that isn't allowed in this state or direction.
+    #[error("unexpected {0:?}")]
+    Unexpected(FrameType),
 }
 
 impl ProtocolError {
@@ -132,6 +135,7 @@ impl ProtocolError {
             Self::UnknownType(_) => Code::UnknownType,
             Self::Oversized(_) => Code::Oversized,
             Self::Malformed(_) => Code::Malformed,
+            Self::Unexpected(_) => Code::Unexpected,
         }
     }
 }
@@ -145,7 +149,9 @@ impl ProtocolError {
 /// [`ProtocolError`] when the bytes can't be a frame, whatever follows.
 #[inline]
 pub fn peek(bytes: &[u8], limits: Limits) -> Result<Option<Header>, ProtocolError> {
-    let Some(&magic) = bytes.first() else { return Ok(None) };
+    let Some(&magic) = bytes.first() else {
+        return Ok(None);
+    };
     if magic != MAGIC {
         return Err(ProtocolError::BadMagic);
     }
@@ -154,7 +160,9 @@ pub fn peek(bytes: &[u8], limits: Limits) -> Result<Option<Header>, ProtocolErro
         Some(&VERSION) => {}
         Some(&other) => return Err(ProtocolError::UnsupportedVersion(other)),
     }
-    let Some(head) = bytes.first_chunk::<HEADER_LEN>() else { return Ok(None) };
+    let Some(head) = bytes.first_chunk::<HEADER_LEN>() else {
+        return Ok(None);
+    };
     let [_, _, number, flags, l0, l1, l2, l3] = *head;
     let kind = FrameType::from_u8(number);
     if kind.is_none() && flags & FLAG_IGNORABLE == 0 {
@@ -164,7 +172,11 @@ pub fn peek(bytes: &[u8], limits: Limits) -> Result<Option<Header>, ProtocolErro
     if body_len > limits.max_body {
         return Err(ProtocolError::Oversized(body_len));
     }
-    Ok(Some(Header { kind, flags, body_len }))
+    Ok(Some(Header {
+        kind,
+        flags,
+        body_len,
+    }))
 }
 
 /// Takes the first whole frame off `bytes`: its header, its bytes (header included) and what follows; `None`
@@ -174,7 +186,9 @@ pub fn peek(bytes: &[u8], limits: Limits) -> Result<Option<Header>, ProtocolErro
 /// As [`peek`].
 #[inline]
 pub fn split(bytes: &[u8], limits: Limits) -> Result<Option<Split<'_>>, ProtocolError> {
-    let Some(header) = peek(bytes, limits)? else { return Ok(None) };
+    let Some(header) = peek(bytes, limits)? else {
+        return Ok(None);
+    };
     if bytes.len() < header.frame_len() {
         return Ok(None);
     }

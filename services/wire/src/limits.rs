@@ -37,6 +37,25 @@ pub const MAX_ENDPOINTS: usize = 16;
 /// A session id is always this long.
 pub const SESSION_LEN: usize = 16;
 
+/// Most message ids that a session remembers, so that a repeated frame isn't handled twice.
+pub const REMEMBERED_IDS: usize = 64;
+
+/// Seconds between pings, where LOGIN_OK doesn't say.
+pub const DEFAULT_PING_INTERVAL_S: u32 = 60;
+/// Seconds for which a lost session can be resumed, by default.
+pub const DEFAULT_RESUME_WINDOW_S: u32 = 30;
+/// Milliseconds that a gateway waits for a connection's login, by default.
+pub const LOGIN_DEADLINE_MS: u64 = 5_000;
+/// Milliseconds that a gateway waits for the end of a frame, from its first byte, by default.
+pub const FRAME_DEADLINE_MS: u64 = 10_000;
+/// Milliseconds that a client waits for the answer to its login: longer than the gateway's own deadline, so
+/// that a slow login ends with a code.
+pub const LOGIN_ANSWER_MS: u64 = 10_000;
+/// Milliseconds that a client waits for a pong, or for anything else; never longer than a ping interval.
+pub const PONG_DEADLINE_MS: u64 = 10_000;
+/// Silence after which a gateway closes a connection, in ping intervals: half of this, so 2.5.
+pub const SILENCE_HALF_INTERVALS: u64 = 5;
+
 /// The limits that may differ between receivers. Everything else is fixed by the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

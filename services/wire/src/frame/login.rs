@@ -298,7 +298,11 @@ impl<'a> LoginOk<'a> {
     /// [`ProtocolError::Malformed`].
     pub fn decode(body: &'a [u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader::new(body, "login-ok");
-        let mut ok = Self { session: reader.session()?, epoch: reader.varint()?, ..Self::default() };
+        let mut ok = Self {
+            session: reader.session()?,
+            epoch: reader.varint()?,
+            ..Self::default()
+        };
         let mut tags = reader.tags()?;
         reader.end()?;
         while let Some((tag, mut value)) = tags.next()? {
@@ -356,7 +360,10 @@ impl<'a> LoginRefused<'a> {
     /// [`ProtocolError::Malformed`].
     pub fn decode(body: &'a [u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader::new(body, "login-refused");
-        let mut refused = Self { code: code(&mut reader)?, ..Self::default() };
+        let mut refused = Self {
+            code: code(&mut reader)?,
+            ..Self::default()
+        };
         let mut tags = reader.tags()?;
         reader.end()?;
         while let Some((tag, mut value)) = tags.next()? {
@@ -397,7 +404,11 @@ pub(super) fn code(reader: &mut Reader<'_>) -> Result<u16, ProtocolError> {
 
 /// A tagged value of at most `max` bytes.
 pub(super) fn bounded<'a>(value: Reader<'a>, max: usize) -> Result<&'a [u8], ProtocolError> {
-    if value.rest().len() > max { Err(value.malformed()) } else { Ok(value.rest()) }
+    if value.rest().len() > max {
+        Err(value.malformed())
+    } else {
+        Ok(value.rest())
+    }
 }
 
 /// A tagged text of at most `max` bytes.

@@ -208,7 +208,11 @@ impl<'a> Push<'a> {
     /// [`ProtocolError::Malformed`].
     pub fn decode(body: &'a [u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader::new(body, "push");
-        let mut push = Self { business: reader.varint32()?, sequence: reader.varint()?, ..Self::default() };
+        let mut push = Self {
+            business: reader.varint32()?,
+            sequence: reader.varint()?,
+            ..Self::default()
+        };
         let mut tags = reader.tags()?;
         push.payload = reader.payload();
         while let Some((tag, mut value)) = tags.next()? {
@@ -253,7 +257,9 @@ impl PushAck {
     /// [`ProtocolError::Malformed`].
     pub fn decode(body: &[u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader::new(body, "push-ack");
-        let ack = Self { sequence: reader.varint()? };
+        let ack = Self {
+            sequence: reader.varint()?,
+        };
         skip_tags(&mut reader)?;
         reader.end()?;
         Ok(ack)
@@ -420,7 +426,11 @@ impl<'a> Leave<'a> {
 
 fn group<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], ProtocolError> {
     let group = reader.bytes(MAX_GROUP)?;
-    if group.is_empty() { Err(reader.malformed()) } else { Ok(group) }
+    if group.is_empty() {
+        Err(reader.malformed())
+    } else {
+        Ok(group)
+    }
 }
 
 /// Reads through tagged fields of which none is known yet: they must still be well-formed.

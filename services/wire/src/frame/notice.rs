@@ -19,12 +19,16 @@ impl Ping {
     /// # Errors
     /// [`ProtocolError::Malformed`].
     pub fn decode(body: &[u8]) -> Result<Self, ProtocolError> {
-        Ok(Self { last_rtt_ms: only_number(body, "ping")? })
+        Ok(Self {
+            last_rtt_ms: only_number(body, "ping")?,
+        })
     }
 
     /// Appends the frame.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        put(out, FrameType::Ping, |out| put_only_number(out, self.last_rtt_ms));
+        put(out, FrameType::Ping, |out| {
+            put_only_number(out, self.last_rtt_ms);
+        });
     }
 }
 
@@ -41,12 +45,16 @@ impl Pong {
     /// # Errors
     /// [`ProtocolError::Malformed`].
     pub fn decode(body: &[u8]) -> Result<Self, ProtocolError> {
-        Ok(Self { ping_interval_s: only_number(body, "pong")? })
+        Ok(Self {
+            ping_interval_s: only_number(body, "pong")?,
+        })
     }
 
     /// Appends the frame.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        put(out, FrameType::Pong, |out| put_only_number(out, self.ping_interval_s));
+        put(out, FrameType::Pong, |out| {
+            put_only_number(out, self.ping_interval_s)
+        });
     }
 }
 
@@ -92,7 +100,13 @@ impl<'a> GoAwayEndpoint<'a> {
         let host = reader.text(MAX_HOST)?;
         let port = u16::try_from(reader.varint()?).map_err(|_| reader.malformed())?;
         let server_name = reader.text(MAX_HOST)?;
-        Ok(Self { cluster, transport, host, port, server_name })
+        Ok(Self {
+            cluster,
+            transport,
+            host,
+            port,
+            server_name,
+        })
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -182,7 +196,10 @@ impl<'a> GoAway<'a> {
     /// [`ProtocolError::Malformed`].
     pub fn decode(body: &'a [u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader::new(body, "go-away");
-        let mut away = Self { code: code(&mut reader)?, ..Self::default() };
+        let mut away = Self {
+            code: code(&mut reader)?,
+            ..Self::default()
+        };
         let tags = reader.tags()?;
         reader.end()?;
         away.endpoints = Endpoints(Listing::Read(tags));
@@ -239,7 +256,11 @@ impl<'a> Close<'a> {
     /// A close with this code and nothing else.
     #[must_use]
     pub fn with_code(code: Code) -> Self {
-        Self { code: code as u16, resumable: code.resumable(), ..Self::default() }
+        Self {
+            code: code as u16,
+            resumable: code.resumable(),
+            ..Self::default()
+        }
     }
 
     /// Reads a body.
@@ -248,7 +269,10 @@ impl<'a> Close<'a> {
     /// [`ProtocolError::Malformed`].
     pub fn decode(body: &'a [u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader::new(body, "close");
-        let mut close = Self { code: code(&mut reader)?, ..Self::default() };
+        let mut close = Self {
+            code: code(&mut reader)?,
+            ..Self::default()
+        };
         let mut tags = reader.tags()?;
         reader.end()?;
         while let Some((tag, mut value)) = tags.next()? {
