@@ -1,1 +1,32 @@
-//! Placeholder.
+//! End-to-end harness and scenarios: imaccess is started as its users start it, and looked at from outside.
+//!
+//! - [`cluster`]: a running `imaccess up`, its parts' processes, its logs.
+//! - [`command`]: the other verbs, run to their end.
+//! - [`raw_client`]: a client that speaks the protocol over a plain socket, well or badly.
+//! - [`business`]: business servers that misbehave.
+//! - [`page`]: metrics pages.
+//! - [`wait`]: waiting for a state, never for a time.
+//! - [`report`]: what a scenario measured, and the limits it is held to.
+//! - [`scenario`]: one module per promised behaviour. The tests in `tests/` run them small; `cargo xtask accept`
+//!   runs them at full size.
+//!
+//! Invariants: every cluster has ports, directory and processes of its own; only those processes are ever
+//! ended; a small run has no limit on speed, so that a busy machine can't fail it.
+
+pub mod bench;
+pub mod business;
+pub mod cluster;
+pub mod command;
+pub mod latency;
+pub mod logs;
+pub mod page;
+pub mod raw_client;
+pub mod report;
+pub mod scenario;
+pub mod wait;
+
+pub use cluster::{Cluster, Options};
+pub use page::Page;
+pub use raw_client::RawClient;
+pub use report::{Report, Size};
+pub use wait::wait_until;

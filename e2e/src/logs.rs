@@ -1,0 +1,75 @@
+//! The log of a cluster, kept in memory: an unexpected ERROR fails the scenario that caused it.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+
+/// Lines kept. A scenario that logs more is itself a finding, and the first lines tell most about it.
+const MAX_LINES: usize = 20_000;
+
+/// What a process wrote, line by line.
+#[derive(Clone, Debug, Default)]
+pub struct Logs(Arc<Mutex<Vec<String>>>);
+
+impl Logs {
+    /// Reads in the background until the process closes its end.
+    pub fn follow(&self, stream: impl AsyncRead + Unpin + Send + 'static) {
+        let logs = self.clone();
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stream).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                logs.push(line);
+            }
+        });
+    }
+
+    fn push(&self, line: String) {
+        let mut lines = self.0.lock().expect("no holder of this lock panics");
+        if lines.len() < MAX_LINES {
+            lines.push(line);
+        }
+    }
+
+    /// All lines so far.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.0.lock().expect("no holder of this lock panics").clone()
+    }
+
+    /// The last lines, for a failure's message.
+    #[must_use]
+    pub fn tail(&self, count: usize) -> String {
+        let lines = self.lines();
+        lines[lines.len().saturating_sub(count)..].join("\n")
+    }
+
+    /// Lines with the level ERROR (in text or JSON), or of a panic, that contain none of `expected`.
+    #[must_use]
+    pub fn errors(&self, expected: &[&str]) -> Vec<String> {
+        let mut lines = self.lines();
+        lines.retain(|line| is_error(line) && !expected.iter().any(|part| line.contains(part)));
+        lines
+    }
+}
+
+fn is_error(line: &str) -> bool {
+    line.contains(" ERROR ") || line.contains("\"level\":\"ERROR\"") || line.contains("panicked at")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_line_is_found_unless_it_is_expected() {
+        let logs = Logs::default();
+        logs.push("2026-01-01T00:00:00Z  INFO started".into());
+        logs.push("2026-01-01T00:00:00Z ERROR the link broke".into());
+        logs.push(r#"{"level":"ERROR","fields":{"message":"no disk"}}"#.into());
+        assert_eq!(logs.errors(&[]).len(), 2);
+        assert_eq!(
+            logs.errors(&["the link broke"]),
+            [r#"{"level":"ERROR","fields":{"message":"no disk"}}"#]
+        );
+    }
+}

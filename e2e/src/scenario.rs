@@ -1,0 +1,128 @@
+//! The promised behaviours, one module each.
+
+mod bench_capacity;
+mod bench_cpu;
+mod bench_idle;
+mod clean_checkout;
+mod dead_parts;
+mod fuzz;
+mod hanging_business;
+mod hostile_clients;
+mod metrics_pages;
+mod quickstart;
+
+use anyhow::{Result, bail};
+
+use crate::report::{Report, Size};
+
+/// A scenario by its name, and what it shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// As given to `cargo xtask accept`.
+    pub name: &'static str,
+    /// What holds if it passes.
+    pub shows: &'static str,
+}
+
+/// All scenarios, quick ones first.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "quickstart",
+        shows: "up prints addresses, ready, and commands that work as printed",
+    },
+    Scenario {
+        name: "metrics-pages",
+        shows: "every part's metrics page passes promtool",
+    },
+    Scenario {
+        name: "hanging-business",
+        shows: "200 requests that hang in one business leave another's p99 within 1.5 x",
+    },
+    Scenario {
+        name: "dead-routing-and-state",
+        shows: "kill -9 of routing and of state closes no connection; pushes meanwhile answer retry; sessions back in 10 s",
+    },
+    Scenario {
+        name: "hostile-clients",
+        shows: "garbage, floods and stalls get their close code and counter; a good client's p99 stays within 1.5 x",
+    },
+    Scenario {
+        name: "ipconfig",
+        shows: "50,000 answers a second and core with 1,000 endpoints",
+    },
+    Scenario {
+        name: "login",
+        shows: "10,000 resumed and 5,000 first logins a second and core",
+    },
+    Scenario {
+        name: "echo",
+        shows: "gateway + state CPU per message within 3 x a bare epoll echo",
+    },
+    Scenario {
+        name: "fanout",
+        shows: "nothing lost; CPU per delivery within 1.3 x bare, gathered within 2 x",
+    },
+    Scenario {
+        name: "idle",
+        shows: "320 B of gateway and 384 B of state memory per idle connection",
+    },
+    Scenario {
+        name: "capacity",
+        shows: "50,000 connections, 500 bytes a minute each, echoed; a plain client is served too",
+    },
+    Scenario {
+        name: "fuzz",
+        shows: "60 s of every fuzz target find nothing",
+    },
+    Scenario {
+        name: "clean-checkout",
+        shows: "cargo xtask test is green in a fresh clone",
+    },
+];
+
+/// Runs one scenario.
+///
+/// # Errors
+/// When it can't be run to its end, or something that must hold at every size didn't. A limit that wasn't held
+/// is in the report.
+pub async fn run(name: &str, size: Size, seed: u64) -> Result<Report> {
+    match name {
+        "quickstart" => quickstart::run(size, seed).await,
+        "metrics-pages" => metrics_pages::run(size, seed).await,
+        "hanging-business" => hanging_business::run(size, seed).await,
+        "dead-routing-and-state" => dead_parts::run(size, seed).await,
+        "hostile-clients" => hostile_clients::run(size, seed).await,
+        "ipconfig" => bench_cpu::ipconfig(size, seed).await,
+        "login" => bench_cpu::login(size, seed).await,
+        "echo" => bench_cpu::echo(size, seed).await,
+        "fanout" => bench_cpu::fanout(size, seed).await,
+        "idle" => bench_idle::run(size, seed).await,
+        "capacity" => bench_capacity::run(size, seed).await,
+        "fuzz" => fuzz::run(size, seed).await,
+        "clean-checkout" => clean_checkout::run(size, seed).await,
+        other => bail!("no scenario is named {other}; `cargo xtask accept --list` names them"),
+    }
+}
+
+/// Runs one scenario as a test: small, with a seed that is printed, and a failure for every limit not held.
+///
+/// # Panics
+/// When the scenario fails: this is a test's body.
+pub fn run_as_test(name: &str) {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}: `cargo xtask accept {name} --small --seed {seed}` repeats it");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let report = runtime
+        .expect("a runtime for the test")
+        .block_on(run(name, Size::Small, seed));
+    match report {
+        Ok(report) => {
+            println!("{}", report.table());
+            assert!(report.passed, "a limit of {name} was not held, see above");
+        }
+        Err(error) => panic!("{name}: {error:#}"),
+    }
+}

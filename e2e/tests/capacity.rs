@@ -1,0 +1,6 @@
+//! The scenario `capacity`, small.
+
+#[test]
+fn capacity() {
+    imaccess_e2e::scenario::run_as_test("capacity");
+}
