@@ -1,0 +1,235 @@
+//! What the bench asks of its load workers and what they answer: JSON lines over their standard input and output.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::latency::LatencyCounts;
+
+/// One thing to do. A worker answers each with one [`Answer`] before it takes the next.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Job {
+    /// Open connections and log in; answered with [`Answer::Connected`].
+    Connect(Connect),
+    /// Send and be answered on all open connections; answered with [`Answer::Exchanged`].
+    Exchange(Exchange),
+    /// Publish to the group that all open connections are in; answered with [`Answer::FannedOut`].
+    Fanout(Fanout),
+    /// Ask an HTTP server over connections of its own; answered with [`Answer::Exchanged`].
+    Http(Http),
+    /// End all connections, keeping their tickets; answered with [`Answer::Closed`].
+    Close,
+}
+
+/// Connections to open.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Connect {
+    /// Where to, in turn.
+    pub targets: Vec<SocketAddr>,
+    /// How many more.
+    pub count: u64,
+    /// How many may be under way at a time.
+    pub in_flight: usize,
+    /// `None`: a bare server, which knows no login.
+    pub login: Option<LoginAs>,
+}
+
+/// Who logs in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LoginAs {
+    /// App of all devices.
+    pub app: String,
+    /// Devices are `<prefix><number>`, numbered on from those before.
+    pub device_prefix: String,
+    /// How it is proved.
+    pub proof: Proof,
+    /// A group to be in.
+    pub group: Option<Group>,
+}
+
+/// What a login is proved with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// Development tokens, issued before the clock starts.
+    Issue {
+        /// The signing key.
+        key: PathBuf,
+        /// Id of the key; `None`: its thumbprint.
+        key_id: Option<String>,
+        /// The cluster that they are for.
+        cluster: String,
+    },
+    /// The tickets of the connections closed before, which go on with their sessions.
+    Tickets,
+}
+
+/// A group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Group {
+    /// Its business.
+    pub business: u32,
+    /// Its id.
+    pub id: String,
+}
+
+/// Messages to exchange.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Exchange {
+    /// What is sent.
+    pub message: Message,
+    /// When.
+    pub pace: Pace,
+    /// For how long.
+    pub seconds: f64,
+}
+
+/// What is sent; a bare server sends the same bytes back.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Message {
+    /// A ping.
+    Ping,
+    /// A request with this many bytes of payload.
+    Request {
+        /// To which business.
+        business: u32,
+        /// Length of the payload.
+        bytes: usize,
+    },
+}
+
+/// When it is sent.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pace {
+    /// Each connection sends when it has its answer (closed loop).
+    Saturated,
+    /// So many a second over all connections, answered or not (open loop).
+    PerSecond(f64),
+}
+
+/// Messages to a group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Fanout {
+    /// Through what.
+    pub publisher: Publisher,
+    /// How many messages may be on their way to some member.
+    pub outstanding: usize,
+    /// Length of the payload.
+    pub bytes: usize,
+    /// For how long.
+    pub seconds: f64,
+}
+
+/// Who hands a message to all members.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Publisher {
+    /// The push API.
+    Push {
+        /// Its URL.
+        url: String,
+        /// The group.
+        group: Group,
+    },
+    /// A bare server's control port.
+    Bare {
+        /// Its address.
+        address: SocketAddr,
+        /// Length of one message on the wire, as a member of ours gets it.
+        frame_bytes: usize,
+    },
+}
+
+/// HTTP requests over keep-alive connections, the next as soon as the answer is there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Http {
+    /// The server.
+    pub address: SocketAddr,
+    /// What is asked for.
+    pub path: String,
+    /// Over how many connections.
+    pub connections: u64,
+    /// For how long.
+    pub seconds: f64,
+}
+
+/// What came of a job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The worker runs.
+    Ready,
+    /// Of [`Job::Connect`].
+    Connected(Connected),
+    /// Of [`Job::Exchange`] and [`Job::Http`].
+    Exchanged(Exchanged),
+    /// Of [`Job::Fanout`].
+    FannedOut(FannedOut),
+    /// Of [`Job::Close`].
+    Closed,
+    /// It could not be done.
+    Failed(String),
+}
+
+/// Failures by what they were.
+pub type Failures = BTreeMap<String, u64>;
+
+/// Connections that were opened.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Connected {
+    /// Opened, and logged in where asked.
+    pub count: u64,
+    /// Of these, how many went on with their session.
+    pub resumed: u64,
+    /// Those that failed.
+    pub failures: Failures,
+    /// From the first to the last.
+    pub seconds: f64,
+    /// Ping interval that the server asked for; 0: none.
+    pub ping_interval_s: u32,
+    /// From the start of each connection to its login.
+    pub latency: LatencyCounts,
+}
+
+/// Messages that were exchanged.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Exchanged {
+    /// Sent, or meant to be.
+    pub sent: u64,
+    /// Answered, and rightly.
+    pub answered: u64,
+    /// Those that failed.
+    pub failures: Failures,
+    /// From the first message to the last answer.
+    pub seconds: f64,
+    /// From the intended time of sending to the answer.
+    pub latency: LatencyCounts,
+    /// Length of a sent frame.
+    pub request_bytes: usize,
+    /// Length of an answer.
+    pub answer_bytes: usize,
+}
+
+/// Messages to a group that were received.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct FannedOut {
+    /// Published.
+    pub messages: u64,
+    /// Messages × members.
+    pub expected: u64,
+    /// Received, each once.
+    pub received: u64,
+    /// From the first publish to the last receipt.
+    pub seconds: f64,
+    /// From each publish to its last receipt.
+    pub latency: LatencyCounts,
+    /// Length of one message as a member gets it.
+    pub frame_bytes: usize,
+    /// Members that lost their connection, and the like.
+    pub failures: Failures,
+}
