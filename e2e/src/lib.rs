@@ -3,6 +3,7 @@
 //! - [`cluster`]: a running `imaccess up`, its parts' processes, its logs.
 //! - [`command`]: the other verbs, run to their end.
 //! - [`raw_client`]: a client that speaks the protocol over a plain socket, well or badly.
+//! - [`tokens`]: development tokens, and many clients at once.
 //! - [`business`]: business servers that misbehave.
 //! - [`page`]: metrics pages.
 //! - [`wait`]: waiting for a state, never for a time.
@@ -23,10 +24,12 @@ pub mod page;
 pub mod raw_client;
 pub mod report;
 pub mod scenario;
+pub mod tokens;
 pub mod wait;
 
 pub use cluster::{Cluster, Options};
 pub use page::Page;
 pub use raw_client::RawClient;
 pub use report::{Report, Size};
+pub use tokens::Tokens;
 pub use wait::wait_until;

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use tonic::Code as Status;
 
 use crate::latency::{self, Load};
-use crate::raw_client::{APP, RawClient, Tokens};
+use crate::raw_client::{APP, RawClient};
 use crate::report::{Report, Size};
+use crate::tokens::Tokens;
 use crate::wait::{Seen, wait_until};
 use crate::{Cluster, Options, command};
 

@@ -7,8 +7,9 @@ use imaccess_common::business::BusinessConfig;
 
 use crate::business::HangingBusiness;
 use crate::latency::{self, Comparison, Load, ROUNDS};
-use crate::raw_client::{RawClient, Tokens};
+use crate::raw_client::RawClient;
 use crate::report::{Report, Size};
+use crate::tokens::Tokens;
 use crate::wait::{Seen, wait_until};
 use crate::{Cluster, Options};
 

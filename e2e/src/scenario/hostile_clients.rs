@@ -13,13 +13,14 @@ use imaccess_wire::{Code, FrameType};
 use tokio::task::JoinHandle;
 
 use crate::latency::{self, Comparison, Load, ROUNDS};
-use crate::raw_client::{APP, RawClient, Tokens};
+use crate::raw_client::{APP, RawClient};
 use crate::report::{Report, Size};
+use crate::tokens::Tokens;
 use crate::wait::{Seen, wait_until};
 use crate::{Cluster, Options};
 
-/// Counts closes, by the code's name in the label `reason`.
-const CLOSES: &str = "imaccess_gateway_closes_total";
+/// Counts closes, by the code's name in the label `code`.
+const CLOSES: &str = "imaccess_gateway_closed_total";
 /// A business whose policy for a full queue is to close.
 const STRICT: u32 = 3;
 /// Longer than any deadline of the gateway for logins and partial frames.
@@ -177,7 +178,8 @@ async fn neighbour(cluster: &Cluster, report: &mut Report, size: Size) -> Result
         .await?;
     let load = Load {
         interval: Duration::from_millis(50),
-        length: size.pick(Duration::from_millis(500), Duration::from_secs(5)),
+        // Within the deadline for logins, so that the silent ones are there for the whole round.
+        length: size.pick(Duration::from_millis(500), Duration::from_secs(4)),
         business: echo,
         payload: 128,
     };
@@ -272,7 +274,7 @@ fn garbage(cluster: &Cluster) -> JoinHandle<()> {
 }
 
 async fn closes(cluster: &Cluster, code: Code) -> Result<f64> {
-    cluster.sum("gateway", CLOSES, &[("reason", code.name())]).await
+    cluster.sum("gateway", CLOSES, &[("code", code.name())]).await
 }
 
 async fn counted(cluster: &Cluster, code: Code, expected: f64) -> Result<()> {

@@ -9,8 +9,8 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::latency::{self, Load};
-use crate::raw_client::Tokens;
 use crate::report::{Report, Size};
+use crate::tokens::Tokens;
 use crate::{Cluster, Options, Page};
 
 const PARTS: [&str; 4] = ["gateway", "state", "routing", "ipconfig"];
