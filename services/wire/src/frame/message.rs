@@ -17,6 +17,16 @@ pub enum DeliveryClass {
     AtLeastOnce = 1,
 }
 
+impl DeliveryClass {
+    fn from_number(number: u64) -> Self {
+        if number == 1 {
+            Self::AtLeastOnce
+        } else {
+            Self::AtMostOnce
+        }
+    }
+}
+
 /// What goes first when a queue builds up. Unknown numbers read as `Normal`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
@@ -217,7 +227,7 @@ impl<'a> Push<'a> {
         push.payload = reader.payload();
         while let Some((tag, mut value)) = tags.next()? {
             match tag {
-                1 if value.varint()? == 1 => push.class = DeliveryClass::AtLeastOnce,
+                1 => push.class = DeliveryClass::from_number(value.varint()?),
                 2 => push.message_id = bounded(value, MAX_PUSH_ID)?,
                 3 => push.expires_unix_ms = value.varint()?,
                 4 => push.priority = Priority::from_number(value.varint()?),

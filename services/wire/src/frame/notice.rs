@@ -53,7 +53,7 @@ impl Pong {
     /// Appends the frame.
     pub fn encode(&self, out: &mut Vec<u8>) {
         put(out, FrameType::Pong, |out| {
-            put_only_number(out, self.ping_interval_s)
+            put_only_number(out, self.ping_interval_s);
         });
     }
 }

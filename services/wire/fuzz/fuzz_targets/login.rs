@@ -1,0 +1,4 @@
+//! See `imaccess_wire_fuzz::login`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| imaccess_wire_fuzz::login(input));
