@@ -58,6 +58,19 @@ pub struct View {
     pub directory: PathBuf,
 }
 
+impl View {
+    /// What `up` keeps current in its directory: addresses and pids change when a part is restarted.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn read(directory: &Path) -> Result<Self> {
+        let path = directory.join("cluster.json");
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is no view", path.display()))
+    }
+}
+
 /// One gateway.
 #[derive(Clone, Debug, Deserialize)]
 pub struct GatewayView {
@@ -170,10 +183,7 @@ impl Cluster {
     /// # Errors
     /// When the file can't be read.
     pub fn refresh(&mut self) -> Result<()> {
-        let path = self.view.directory.join("cluster.json");
-        let text =
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        self.view = serde_json::from_str(&text).with_context(|| format!("{} is no view", path.display()))?;
+        self.view = View::read(&self.view.directory)?;
         Ok(())
     }
 

@@ -1,6 +1,15 @@
 //! The benches that compare CPU, small: complete and with every figure, without limits on speed.
 
-use imaccess_e2e::scenario::run_as_test;
+use std::sync::{Mutex, PoisonError};
+
+/// One at a time: each starts a cluster, a load and a bare server, and measures CPU.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn run_as_test(name: &str) {
+    // A poisoned lock says that another bench failed, which that one reports itself.
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    imaccess_e2e::scenario::run_as_test(name);
+}
 
 #[test]
 fn ipconfig() {

@@ -1,5 +1,6 @@
 //! kill -9 of routing, then of the state sidecar, under connected clients.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -10,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::Code as Status;
 
+use crate::cluster::View;
 use crate::latency::{self, Load};
 use crate::raw_client::{APP, RawClient};
 use crate::report::{Report, Size};
@@ -38,7 +40,7 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
     let devices: Vec<String> = (0..count).map(|number| format!("device-{number}")).collect();
     let readers = Readers::start(clients);
     let mut pushes = Pushes {
-        address: cluster.view.push_grpc.clone(),
+        directory: cluster.view.directory.clone(),
         business: echo,
         devices,
         offline: 0,
@@ -116,7 +118,7 @@ fn precise(count: usize) -> f64 {
 
 /// One push to every device, over and over.
 struct Pushes {
-    address: String,
+    directory: PathBuf,
     business: u32,
     devices: Vec<String>,
     offline: usize,
@@ -138,7 +140,11 @@ impl Pushes {
     }
 
     async fn once(&mut self) -> Result<(usize, String)> {
-        let Ok(mut client) = PushClient::connect(self.address.clone()).await else {
+        // A part that was restarted may listen elsewhere. The file may be replaced just while it is read.
+        let Ok(view) = View::read(&self.directory) else {
+            return Ok((0, "cluster.json can't be read".into()));
+        };
+        let Ok(mut client) = PushClient::connect(view.push_grpc).await else {
             self.retry += 1;
             return Ok((0, "the push API can't be reached".into()));
         };

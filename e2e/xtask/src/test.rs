@@ -67,6 +67,13 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
 
 fn format(workspace: &Workspace) -> Result<Verdict> {
     succeed(&mut workspace.cargo(["fmt", "--all", "--check"]))?;
+    // The fuzz targets are a workspace of their own.
+    succeed(&mut workspace.cargo([
+        "fmt",
+        "--check",
+        "--manifest-path",
+        "services/wire/fuzz/Cargo.toml",
+    ]))?;
     Ok(Verdict::Passed)
 }
 
