@@ -3,14 +3,14 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::programs::answers;
 use crate::steps::Verdict;
-use crate::workspace::{Workspace, succeed};
+use crate::workspace::{Workspace, shown, succeed};
 
 /// How long to look for input that breaks something.
 #[derive(Args)]
@@ -89,28 +89,41 @@ fn targets(workspace: &Workspace) -> Result<Vec<String>> {
 }
 
 fn fuzz(workspace: &Workspace, targets: &[String], seconds: u32) -> Result<()> {
+    succeed(&mut cargo_fuzz_command(workspace, "build")).context("the fuzz targets don't build")?;
     for target in targets {
         println!("--- {target}: {seconds} s");
         let seeds = directory(workspace).join("corpus").join(target);
         // New inputs go to a directory of the build; the committed corpus is read only.
         let found = workspace.target.join("fuzz-corpus").join(target);
         fs::create_dir_all(&found).with_context(|| format!("cannot create {}", found.display()))?;
-        let mut command = workspace.cargo(["+nightly", "fuzz", "run", "--fuzz-dir"]);
-        command.arg(directory(workspace)).arg(target).arg(&found);
+        let mut command = cargo_fuzz_command(workspace, "run");
+        command.arg(target).arg(&found);
         if seeds.is_dir() {
             command.arg(&seeds);
         }
         command
-            .arg("--")
-            .arg(format!("-max_total_time={seconds}"))
-            .arg("-timeout=10")
-            .arg("-verbosity=0");
-        // The rest of the environment (a wrapper, another target directory) belongs to the main workspace.
-        command
-            .env_remove("RUSTC_WORKSPACE_WRAPPER")
-            .env("CARGO_TARGET_DIR", workspace.target.join("fuzz"));
-        succeed(&mut command)
-            .with_context(|| format!("fuzz target {target} found something, or did not build"))?;
+            .args(["--", "-timeout=10", "-verbosity=0"])
+            .arg(format!("-max_total_time={seconds}"));
+        // libFuzzer prints pages that matter only when it has found something.
+        let output = command
+            .output()
+            .with_context(|| format!("cannot start {}", shown(&command)))?;
+        if !output.status.success() {
+            println!("{}", String::from_utf8_lossy(&output.stdout));
+            println!("{}", String::from_utf8_lossy(&output.stderr));
+            bail!("fuzz target {target} found something: see above");
+        }
     }
     Ok(())
+}
+
+/// `cargo fuzz <verb>` on our targets, with artefacts beside the main workspace's.
+fn cargo_fuzz_command(workspace: &Workspace, verb: &str) -> Command {
+    let mut command = workspace.cargo(["+nightly", "fuzz", verb, "--fuzz-dir"]);
+    command.arg(directory(workspace));
+    // The rest of the environment (a wrapper, another target directory) belongs to the main workspace.
+    command
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .env("CARGO_TARGET_DIR", workspace.target.join("fuzz"));
+    command
 }
