@@ -1,8 +1,9 @@
 //! One HTTP/1 accept loop for every page and API, with the limits that axum's own loop doesn't offer.
 //!
 //! A peer can cost at most one connection, one header buffer and [`Limits::max_age`]: a slow header, an idle
-//! connection, a response that is never read, all end by a timer. When all connections are taken, new ones wait
-//! in the listen queue.
+//! connection, a response that is never read, all end by a timer. When half of the connections are taken, new
+//! ones get one response each, so that idle peers don't hold what a storm of new ones needs; when all are, new
+//! ones wait in the listen queue.
 
 use std::convert::Infallible;
 use std::io;
@@ -65,7 +66,8 @@ where
         };
         match accepted {
             Ok((stream, slot)) => {
-                let connection = serve_connection(stream, service.clone(), limits, stop.clone());
+                let keep_alive = slots.available_permits() >= limits.connections / 2;
+                let connection = serve_connection(stream, service.clone(), limits, keep_alive, stop.clone());
                 tasks.spawn(async move {
                     connection.await;
                     drop(slot);
@@ -83,8 +85,13 @@ where
     tasks.wait().await;
 }
 
-async fn serve_connection<S>(stream: TcpStream, service: S, limits: Limits, stop: CancellationToken)
-where
+async fn serve_connection<S>(
+    stream: TcpStream,
+    service: S,
+    limits: Limits,
+    keep_alive: bool,
+    stop: CancellationToken,
+) where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
     // Answers are one write each: waiting to fill a segment would only delay them. Failing costs only that.
@@ -94,6 +101,7 @@ where
             .timer(TokioTimer::new())
             .header_read_timeout(limits.header_timeout)
             .max_buf_size(limits.buffer_bytes)
+            .keep_alive(keep_alive)
             .serve_connection(TokioIo::new(stream), service)
     );
     // What ends a connection early (a bad header, a reset, the timeout) is the peer's doing and no news.
@@ -179,6 +187,37 @@ mod tests {
             answer.starts_with("HTTP/1.1 431") || answer.is_empty(),
             "{answer}"
         );
+        stop.cancel();
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_crowded_server_gives_one_response_each() {
+        let crowded = Limits {
+            connections: 2,
+            header_timeout: Duration::from_secs(30),
+            ..QUICK
+        };
+        let (address, stop, server) = start(crowded).await;
+        let mut first = TcpStream::connect(address).await.unwrap();
+        first
+            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        first.read_exact(&mut [0; 12]).await.unwrap();
+        // The first keeps its connection, so this second one doesn't get to keep its own.
+        assert!(
+            exchange(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                .await
+                .contains("connection: close")
+        );
+        first
+            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut rest = String::new();
+        first.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest.matches("hello").count(), 2, "{rest}");
         stop.cancel();
         server.await.unwrap();
     }
