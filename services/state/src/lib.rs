@@ -1,1 +1,15 @@
-//! Placeholder.
+//! The state part of imaccess, in two roles: both are about where a session is and what it is owed.
+//!
+//! - **sidecar** ([`sidecar`], [`session`], [`business`]): the session layer of one gateway pod. Logins, the
+//!   session machine, uplink to businesses, connection events, and the announcements that feed the routes.
+//! - **routing** ([`routing`]): the index over all sidecars, and the push API for businesses.
+//!
+//! Invariants: the sidecars are the truth about sessions, routing is rebuilt from them; what decides
+//! ([`session::machine`]) awaits nothing and reads no clock; a dependency's outage never closes a client's
+//! connection.
+
+pub mod business;
+mod config;
+pub mod routing;
+pub mod session;
+pub mod sidecar;

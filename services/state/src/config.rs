@@ -1,0 +1,281 @@
+//! The sidecar's configuration.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use imaccess_common::business::{self, BusinessConfig};
+use imaccess_common::config::{ByteSize, duration};
+use imaccess_common::ticket::TicketKeys;
+use imaccess_common::token::{DevelopmentVerifier, PublicKey};
+use serde::{Deserialize, Serialize};
+
+/// Everything a sidecar can be told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SidecarConfig {
+    /// The cluster's id: part of tickets and tokens, told to businesses and routing.
+    pub cluster: String,
+    /// The directory with the gateway's sockets, `shard-<n>.sock`.
+    pub socket_dir: PathBuf,
+    /// Where routing replicas dial.
+    pub route_listen: SocketAddr,
+    /// Where `/metrics`, `/healthz` and `/readyz` are.
+    pub admin_listen: SocketAddr,
+    /// Whether there is a routing layer to wait for before a device is said to be offline.
+    pub routing: RoutingMode,
+    /// Keys that seal and open tickets; the first seals. The same in the whole cluster.
+    pub ticket_keys: Vec<TicketKeyConfig>,
+    /// A file with more of them: a line each, `id key`.
+    pub ticket_keys_file: Option<PathBuf>,
+    /// Public keys of token issuers.
+    pub token_keys: Vec<TokenKeyConfig>,
+    /// A directory with more of them: `<key id>.pem` each.
+    pub token_keys_dir: Option<PathBuf>,
+    /// The business services.
+    pub businesses: Vec<BusinessConfig>,
+    /// Seconds between a client's pings.
+    #[serde(with = "duration")]
+    pub ping_interval: Duration,
+    /// How long a session without a connection may be resumed.
+    #[serde(with = "duration")]
+    pub resume_window: Duration,
+    /// How long a ticket is good: the longest time a connection may last and still be resumed.
+    #[serde(with = "duration")]
+    pub ticket_lifetime: Duration,
+    /// Requests in flight per session.
+    pub max_in_flight: u16,
+    /// Logins that may wait, per worker; more are refused with a retry-after.
+    pub login_queue: usize,
+    /// Token signatures checked per turn and worker, 60–100 µs each.
+    pub token_checks_per_turn: usize,
+    /// Replies kept for clients that repeat a request, per worker.
+    pub reply_cache: ByteSize,
+    /// Events kept for a business that is away, per worker and business.
+    pub event_backlog: ByteSize,
+}
+
+/// Whether there is a routing layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RoutingMode {
+    /// A device is offline only when a replica in sync says that nobody else has it.
+    #[default]
+    Required,
+    /// A single pod: what it knows is all there is.
+    None,
+}
+
+/// One ticket key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TicketKeyConfig {
+    /// Names it in tickets.
+    pub id: u8,
+    /// 32 bytes in hexadecimal.
+    pub key: String,
+}
+
+/// One token issuer's public key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenKeyConfig {
+    /// The key id in tokens; empty: the key's thumbprint.
+    #[serde(default)]
+    pub id: String,
+    /// The key in PEM.
+    #[serde(default)]
+    pub pem: String,
+    /// A file with it, instead.
+    #[serde(default)]
+    pub file: Option<PathBuf>,
+}
+
+/// Why a sidecar can't be made from its configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum SidecarConfigError {
+    /// A value that can't be used.
+    #[error("{0}")]
+    Invalid(String),
+    /// A file or directory that can't be read.
+    #[error("can't read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Default for SidecarConfig {
+    fn default() -> Self {
+        Self {
+            cluster: "local".to_owned(),
+            socket_dir: PathBuf::from("/run/imaccess"),
+            route_listen: SocketAddr::from(([0, 0, 0, 0], 7_300)),
+            admin_listen: SocketAddr::from(([0, 0, 0, 0], 9_301)),
+            routing: RoutingMode::Required,
+            ticket_keys: Vec::new(),
+            ticket_keys_file: None,
+            token_keys: Vec::new(),
+            token_keys_dir: None,
+            businesses: Vec::new(),
+            ping_interval: Duration::from_secs(60),
+            resume_window: Duration::from_secs(30),
+            ticket_lifetime: Duration::from_secs(7 * 24 * 3_600),
+            max_in_flight: 64,
+            login_queue: 8_192,
+            token_checks_per_turn: 16,
+            reply_cache: ByteSize(4 * 1024 * 1024),
+            event_backlog: ByteSize(4 * 1024 * 1024),
+        }
+    }
+}
+
+impl SidecarConfig {
+    /// Checks what can be checked without I/O.
+    ///
+    /// # Errors
+    /// Says which value is wrong and how it should be.
+    pub fn validate(&self) -> Result<(), SidecarConfigError> {
+        let fault = |what: &str| Err(SidecarConfigError::Invalid(what.to_owned()));
+        if self.cluster.is_empty() {
+            return fault("cluster must not be empty");
+        }
+        if self.ping_interval < Duration::from_secs(1) {
+            return fault("ping_interval must be at least 1s");
+        }
+        if self.max_in_flight == 0 || self.login_queue == 0 || self.token_checks_per_turn == 0 {
+            return fault("max_in_flight, login_queue and token_checks_per_turn must be at least 1");
+        }
+        if self.businesses.len() > usize::from(u16::MAX) {
+            return fault("there are more than 65,535 businesses");
+        }
+        business::validate_all(&self.businesses).map_err(SidecarConfigError::Invalid)
+    }
+
+    /// Reads the ticket keys. Without any, one is made up, good for this process only.
+    pub(crate) fn load_ticket_keys(&self) -> Result<TicketKeys, SidecarConfigError> {
+        let mut keys = Vec::new();
+        for key in &self.ticket_keys {
+            keys.push((key.id, parse_key(&key.key)?));
+        }
+        if let Some(path) = &self.ticket_keys_file {
+            for line in read(path)?.lines().map(str::trim).filter(|line| !line.is_empty()) {
+                let (id, key) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+                let fault =
+                    || SidecarConfigError::Invalid(format!("{}: a line must read: id key", path.display()));
+                keys.push((id.parse().map_err(|_| fault())?, parse_key(key.trim())?));
+            }
+        }
+        if keys.is_empty() {
+            tracing::warn!(
+                "no ticket_keys: sessions can't be resumed after a restart, nor on another gateway"
+            );
+            let mut key = [0; 32];
+            getrandom::fill(&mut key).map_err(|fault| {
+                SidecarConfigError::Invalid(format!("no random key can be made: {fault}"))
+            })?;
+            keys.push((0, key));
+        }
+        Ok(TicketKeys::new(&self.cluster, keys))
+    }
+
+    /// Reads the token issuers' public keys.
+    pub(crate) fn load_verifier(&self) -> Result<DevelopmentVerifier, SidecarConfigError> {
+        let mut keys = Vec::new();
+        for key in &self.token_keys {
+            let pem = match &key.file {
+                Some(path) => read(path)?,
+                None => key.pem.clone(),
+            };
+            keys.push(public_key(&key.id, &pem)?);
+        }
+        if let Some(directory) = &self.token_keys_dir {
+            let fault = |source| SidecarConfigError::Read {
+                path: directory.clone(),
+                source,
+            };
+            for entry in std::fs::read_dir(directory).map_err(fault)? {
+                let path = entry.map_err(fault)?.path();
+                if path.extension().is_some_and(|extension| extension == "pem") {
+                    let id = path
+                        .file_stem()
+                        .and_then(|stem| stem.to_str())
+                        .unwrap_or_default();
+                    keys.push(public_key(id, &read(&path)?)?);
+                }
+            }
+        }
+        if keys.is_empty() {
+            tracing::warn!("no token keys: nobody can log in for the first time");
+        }
+        Ok(DevelopmentVerifier::new(&self.cluster, keys))
+    }
+}
+
+fn parse_key(text: &str) -> Result<[u8; 32], SidecarConfigError> {
+    let mut key = [0; 32];
+    // What is wrong is not shown: the text is a secret.
+    hex::decode_to_slice(text, &mut key)
+        .map_err(|_| SidecarConfigError::Invalid("a ticket key must be 64 hexadecimal digits".to_owned()))?;
+    Ok(key)
+}
+
+fn public_key(id: &str, pem: &str) -> Result<PublicKey, SidecarConfigError> {
+    let key = if id.is_empty() {
+        PublicKey::from_pem_by_thumbprint(pem)
+    } else {
+        PublicKey::from_pem(id, pem)
+    };
+    key.map_err(|fault| SidecarConfigError::Invalid(format!("token key {id:?}: {fault}")))
+}
+
+fn read(path: &Path) -> Result<String, SidecarConfigError> {
+    std::fs::read_to_string(path).map_err(|source| SidecarConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_valid_and_faults_are_named() {
+        assert!(SidecarConfig::default().validate().is_ok());
+        let bad = SidecarConfig {
+            cluster: String::new(),
+            ..SidecarConfig::default()
+        };
+        assert!(bad.validate().unwrap_err().to_string().contains("cluster"));
+        let bad = TicketKeyConfig {
+            id: 1,
+            key: "secret".to_owned(),
+        };
+        let bad = SidecarConfig {
+            ticket_keys: vec![bad],
+            ..SidecarConfig::default()
+        };
+        let fault = bad.load_ticket_keys().unwrap_err().to_string();
+        assert!(fault.contains("64") && !fault.contains("secret"), "{fault}");
+    }
+
+    #[test]
+    fn keys_come_from_files_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("tickets");
+        std::fs::write(&file, format!("1 {}\n\n2 {}\n", "ab".repeat(32), "cd".repeat(32))).unwrap();
+        let config = SidecarConfig {
+            ticket_keys_file: Some(file),
+            token_keys_dir: Some(directory.path().to_owned()),
+            ..SidecarConfig::default()
+        };
+        assert_eq!(format!("{:?}", config.load_ticket_keys().unwrap()), "[1, 2]");
+        assert!(config.load_verifier().is_ok());
+        std::fs::write(directory.path().join("bad.pem"), "no key").unwrap();
+        assert!(config.load_verifier().is_err());
+    }
+}

@@ -1,0 +1,345 @@
+//! Everything a worker decides, free of sockets, tasks and clocks.
+//!
+//! Inputs are the methods of its parts: the link ([`link`]), logins ([`login`]), data frames ([`uplink`]), businesses
+//! ([`business`]), routing and the other workers ([`route`]), pushes ([`push`]), and [`Machine::tick`]. Outputs are
+//! [`Machine::link`], what [`Machine::take_routes`] gives, and each stream's [`Machine::take_stream`]. Call inputs with a
+//! time that never goes backwards, then take the outputs; no order between outputs matters, but one: routes are
+//! taken and handed on before the link, so that another worker hears of a login before its client can act on it.
+
+mod business;
+mod link;
+mod login;
+mod push;
+mod route;
+#[cfg(test)]
+mod tests;
+mod uplink;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use imaccess_common::business::BusinessConfig;
+use imaccess_common::identity::EpochClock;
+use imaccess_common::ticket::TicketKeys;
+use imaccess_common::token::TokenVerifier;
+use imaccess_proto::v1::{EventKind, LinkPolicy, LoginAttempt};
+use imaccess_wire::Code;
+
+use super::Now;
+use super::groups::Groups;
+use super::inflight::InFlight;
+use super::metrics::Metrics;
+use super::out::{LinkOut, RouteOut};
+use super::record::Phase;
+use super::replies::Replies;
+use super::table::{Key, Table};
+
+use self::business::Business;
+pub use self::route::RouteChunk;
+
+/// What a machine is told at its start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Number of the worker, which is the number of its shard.
+    pub worker: u8,
+    /// Ping interval of new logins.
+    pub ping_interval: Duration,
+    /// How long a session without a connection may be resumed.
+    pub resume_window: Duration,
+    /// How long a ticket is good.
+    pub ticket_lifetime: Duration,
+    /// Requests in flight per session; more are answered `busy`.
+    pub max_in_flight: u16,
+    /// Logins that may wait; more are refused `overloaded`.
+    pub login_queue: usize,
+    /// Token signatures checked per turn, 60–100 µs each.
+    pub token_checks_per_turn: usize,
+    /// Bytes of kept replies.
+    pub reply_cache_bytes: usize,
+    /// Bytes of events not acknowledged, per business.
+    pub event_backlog_bytes: usize,
+    /// The businesses.
+    pub businesses: Vec<BusinessConfig>,
+}
+
+/// What machines share.
+#[derive(Clone)]
+pub struct Shared {
+    /// Seals and opens tickets.
+    pub tickets: Arc<TicketKeys>,
+    /// Checks tokens.
+    pub tokens: Arc<dyn TokenVerifier>,
+    /// Stamps epochs, all different within the process.
+    pub epochs: Arc<EpochClock>,
+    /// Counts.
+    pub metrics: Metrics,
+}
+
+/// Whether the gateway's shard is heard, and known completely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LinkState {
+    Down,
+    /// Up, and its snapshot isn't complete.
+    Syncing,
+    Live,
+}
+
+/// A push that the gateway hasn't answered.
+#[derive(Debug, Clone, Copy)]
+struct PendingPush {
+    follower: u32,
+    id: u64,
+    generation: u32,
+    live: bool,
+}
+
+/// The sessions of one shard and what is decided about them.
+pub struct Machine {
+    settings: Settings,
+    shared: Shared,
+    /// The next batch to the gateway.
+    pub link: LinkOut,
+    routes: RouteOut,
+    /// Number of the last delta that was handed to the hub.
+    routes_taken: u64,
+    table: Table,
+    groups: Groups,
+    in_flight: InFlight,
+    replies: Replies,
+    businesses: Vec<Business>,
+    logins: VecDeque<LoginAttempt>,
+    link_state: LinkState,
+    /// Counts link streams.
+    link_no: u32,
+    /// Whose handles the table holds.
+    gateway: Option<(String, u32)>,
+    /// Whether a snapshot was ever complete: only then is what the machine knows the whole.
+    restored: bool,
+    /// New requests are answered retry.
+    draining: bool,
+    /// Number of the last announcement or retraction.
+    delta: u64,
+    /// Every replica in sync has acknowledged the deltas up to here.
+    confirmed: u64,
+    /// When each suspended session ends, with its phase number then; in order.
+    suspended: VecDeque<(u64, Key, u16)>,
+    /// Sessions whose retraction isn't confirmed, with its delta; in order.
+    leaving: VecDeque<(u64, Key)>,
+    pushes: Vec<PendingPush>,
+    free_pushes: Vec<u32>,
+    rng: fastrand::Rng,
+    /// Scratch for ids that are due.
+    due: Vec<u64>,
+}
+
+impl Machine {
+    /// A machine without a link and without sessions.
+    #[must_use]
+    pub fn new(settings: Settings, shared: Shared) -> Self {
+        let worker = settings.worker.to_string();
+        let businesses = settings.businesses.iter().map(|config| {
+            let metrics = shared.metrics.of_business(&config.name, &worker);
+            Business::new(config.clone(), metrics, settings.event_backlog_bytes)
+        });
+        Self {
+            businesses: businesses.collect(),
+            link: LinkOut::default(),
+            routes: RouteOut::default(),
+            routes_taken: 0,
+            table: Table::default(),
+            groups: Groups::default(),
+            in_flight: InFlight::default(),
+            replies: Replies::new(settings.reply_cache_bytes),
+            logins: VecDeque::new(),
+            link_state: LinkState::Down,
+            link_no: 0,
+            gateway: None,
+            restored: false,
+            draining: false,
+            delta: 0,
+            confirmed: 0,
+            suspended: VecDeque::new(),
+            leaving: VecDeque::new(),
+            pushes: Vec::new(),
+            free_pushes: Vec::new(),
+            rng: fastrand::Rng::with_seed(u64::from(settings.worker)),
+            due: Vec::new(),
+            settings,
+            shared,
+        }
+    }
+
+    /// Time has passed: ends what is due.
+    pub fn tick(&mut self, now: Now) {
+        let mut due = std::mem::take(&mut self.due);
+        self.in_flight.sweep(now.micros, &mut due);
+        for id in due.drain(..) {
+            self.time_out(id, now);
+        }
+        self.due = due;
+        while let Some(&(at, key, phase_no)) = self.suspended.front() {
+            let current = self
+                .table
+                .get(key)
+                .filter(|record| record.phase == Phase::Suspended && record.phase_no == phase_no);
+            if current.is_none() {
+                self.suspended.pop_front();
+                continue;
+            }
+            if at > now.micros {
+                break;
+            }
+            self.suspended.pop_front();
+            self.leave(key, None);
+        }
+        let window = u64::try_from(self.settings.resume_window.as_micros()).unwrap_or(u64::MAX);
+        self.replies.expire(now.micros.saturating_sub(window));
+    }
+
+    /// How many sessions there are, in any phase.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.table.len()
+    }
+
+    /// How many are online, suspended, leaving; looks at the two queues, not at every record.
+    #[must_use]
+    pub fn phases(&self) -> [(&'static str, usize); 3] {
+        let (suspended, leaving) = (self.suspended.len(), self.leaving.len());
+        let online = self.table.len().saturating_sub(suspended + leaving);
+        [("online", online), ("suspended", suspended), ("leaving", leaving)]
+    }
+
+    /// What the gateway is told of intervals and queues.
+    #[must_use]
+    pub fn policy(&self) -> LinkPolicy {
+        LinkPolicy {
+            ping_interval_s: self.ping_interval_s(),
+            businesses: self.businesses.iter().map(Business::queue_policy).collect(),
+        }
+    }
+
+    /// The next delta to the hub, if there is one.
+    pub fn take_routes(&mut self) -> Option<RouteOut> {
+        if self.routes.is_empty() {
+            return None;
+        }
+        self.routes_taken = self.routes.upto;
+        Some(self.routes.take())
+    }
+
+    /// How many things wait for the hub.
+    #[must_use]
+    pub fn routes_waiting(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// From now on requests are answered retry, so that those in flight can come to an end.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Requests that a business hasn't answered.
+    #[must_use]
+    pub fn requests_in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    fn ping_interval_s(&self) -> u32 {
+        u32::try_from(self.settings.ping_interval.as_secs())
+            .unwrap_or(u32::MAX)
+            .max(1)
+    }
+
+    /// The session lost its connection and may be resumed.
+    fn suspend(&mut self, key: Key, code: Code, now: Now) {
+        self.release_groups(key);
+        self.table.set_handle(key, 0);
+        let window = u64::try_from(self.settings.resume_window.as_micros()).unwrap_or(u64::MAX);
+        let Some(record) = self.table.get_mut(key) else {
+            return;
+        };
+        record.enter(Phase::Suspended);
+        record.reason = code as u16;
+        self.suspended
+            .push_back((now.micros.saturating_add(window), key, record.phase_no));
+        self.shared
+            .metrics
+            .session_ends
+            .with_label_values(&["suspended", code.name()])
+            .inc();
+    }
+
+    /// The session is over; businesses hear of it when routing knows of nothing newer. Without a code, for the
+    /// reason for which it was suspended.
+    fn leave(&mut self, key: Key, code: Option<Code>) {
+        self.release_groups(key);
+        self.table.set_handle(key, 0);
+        self.delta += 1;
+        let delta = self.delta;
+        let Some(record) = self.table.get_mut(key) else {
+            return;
+        };
+        record.enter(Phase::Leaving);
+        record.announced = delta;
+        if let Some(code) = code {
+            record.reason = code as u16;
+        }
+        let reason = Code::from_u16(record.reason).map_or("unknown", Code::name);
+        self.shared
+            .metrics
+            .session_ends
+            .with_label_values(&["ended", reason])
+            .inc();
+        self.leaving.push_back((delta, key));
+        self.retract(key);
+    }
+
+    /// The device has a later session: this one goes without a word to businesses.
+    fn supersede(&mut self, key: Key, code: Code) {
+        self.release_groups(key);
+        let Some(record) = self.table.remove(key) else {
+            return;
+        };
+        if record.handle != 0 && self.link_state != LinkState::Down {
+            self.link.close(record.handle, code);
+        }
+        self.shared
+            .metrics
+            .session_ends
+            .with_label_values(&["superseded", code.name()])
+            .inc();
+    }
+
+    fn release_groups(&mut self, key: Key) {
+        let Some(record) = self.table.get_mut(key) else {
+            return;
+        };
+        let groups = std::mem::take(&mut record.groups);
+        for &group in groups.as_slice() {
+            if let Some((business, name)) = self.groups.remove(group) {
+                self.presence(business, &name, false);
+            }
+        }
+    }
+
+    fn event(&mut self, kind: EventKind, key: Key, now: Now) {
+        let Some(record) = self.table.get(key) else { return };
+        for business in self
+            .businesses
+            .iter_mut()
+            .filter(|business| business.config.events)
+        {
+            business.events.add(kind, record, record.reason, now.unix_ms);
+            business.note_events();
+        }
+    }
+
+    fn business_index(&self, id: u32) -> Option<usize> {
+        // A handful: looking at each beats hashing.
+        self.businesses
+            .iter()
+            .position(|business| business.config.id == id)
+    }
+}

@@ -1,0 +1,302 @@
+//! Businesses: which streams are up, what goes out on them, what comes back, what takes too long.
+
+use imaccess_common::business::{BusinessConfig, SlowConsumer};
+use imaccess_proto::v1::{
+    BusinessQueue, BusinessReply, BusinessRequest, FromAccess, FromBusiness, SlowConsumerPolicy,
+};
+use imaccess_wire::Code;
+use imaccess_wire::frame::Reply;
+use imaccess_wire::limits::MAX_BODY;
+
+use super::Machine;
+use crate::session::Now;
+use crate::session::events::Backlog;
+use crate::session::inflight::{Entry, NONE};
+use crate::session::metrics::BusinessMetrics;
+
+/// Bytes that may wait for one stream: at 100,000 messages of 128 bytes a second, 0.3 s. Beyond it: busy.
+const STREAM_QUEUE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes per batch: well below the 4 MiB that gRPC servers take by default.
+const BATCH_BYTES: usize = 1024 * 1024;
+
+/// Events per batch: keeps one below 200 KiB.
+const EVENTS_PER_BATCH: usize = 512;
+
+/// Longest payload that fits a reply frame with its fixed and tagged fields.
+const MAX_REPLY_PAYLOAD: usize = MAX_BODY - 64;
+
+/// One business as a worker sees it.
+#[derive(Debug)]
+pub(super) struct Business {
+    pub(super) config: BusinessConfig,
+    pub(super) metrics: BusinessMetrics,
+    /// Requests without an answer.
+    pub(super) in_flight: u32,
+    pub(super) events: Backlog,
+    streams: Vec<Stream>,
+    /// The stream after the one used last.
+    next: usize,
+}
+
+#[derive(Debug, Default)]
+struct Stream {
+    up: bool,
+    requests: Vec<BusinessRequest>,
+    bytes: usize,
+}
+
+impl Stream {
+    fn take(&mut self) -> Vec<BusinessRequest> {
+        if self.bytes <= BATCH_BYTES {
+            self.bytes = 0;
+            let next = Vec::with_capacity(self.requests.len());
+            return std::mem::replace(&mut self.requests, next);
+        }
+        let mut bytes = 0;
+        let fits = |request: &BusinessRequest| {
+            bytes += weight(request);
+            bytes <= BATCH_BYTES
+        };
+        let count = self
+            .requests
+            .iter()
+            .map(fits)
+            .position(|fits| !fits)
+            .unwrap_or(self.requests.len())
+            .max(1);
+        let batch: Vec<_> = self.requests.drain(..count).collect();
+        self.bytes -= batch.iter().map(weight).sum::<usize>();
+        batch
+    }
+}
+
+/// What a request costs on its stream, roughly.
+fn weight(request: &BusinessRequest) -> usize {
+    160 + request.payload.len() + request.metadata.len()
+}
+
+/// A stream that was chosen, and whether it can take more.
+pub(super) struct Choice {
+    stream: u16,
+    room: bool,
+}
+
+impl Choice {
+    /// The stream, if it has room.
+    pub(super) fn with_room(&self) -> Option<u16> {
+        self.room.then_some(self.stream)
+    }
+}
+
+impl Business {
+    pub(super) fn new(config: BusinessConfig, metrics: BusinessMetrics, backlog_bytes: usize) -> Self {
+        let streams = (0..config.connections).map(|_| Stream::default()).collect();
+        Self {
+            config,
+            metrics,
+            in_flight: 0,
+            events: Backlog::new(backlog_bytes),
+            streams,
+            next: 0,
+        }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.in_flight >= self.config.concurrency
+    }
+
+    pub(super) fn timeout_ms(&self) -> u32 {
+        u32::try_from(self.config.timeout.as_millis()).unwrap_or(u32::MAX)
+    }
+
+    /// The next stream that is up, in turn.
+    pub(super) fn choose_stream(&mut self) -> Option<Choice> {
+        let count = self.streams.len();
+        let chosen = (0..count)
+            .map(|step| (self.next + step) % count)
+            .find(|&index| self.streams[index].up)?;
+        self.next = (chosen + 1) % count;
+        Some(Choice {
+            stream: chosen as u16,
+            room: self.streams[chosen].bytes < STREAM_QUEUE_BYTES,
+        })
+    }
+
+    pub(super) fn hand_on(&mut self, stream: u16, request: BusinessRequest) {
+        let stream = &mut self.streams[usize::from(stream)];
+        stream.bytes += weight(&request);
+        stream.requests.push(request);
+    }
+
+    pub(super) fn note_events(&mut self) {
+        self.metrics.events_waiting.set(self.events.len() as i64);
+        self.metrics.events_dropped.inc_by(self.events.take_dropped());
+    }
+
+    pub(super) fn queue_policy(&self) -> BusinessQueue {
+        let policy = match self.config.slow_consumer {
+            SlowConsumer::DropOldest => SlowConsumerPolicy::DropOldest,
+            SlowConsumer::DropNewest => SlowConsumerPolicy::DropNewest,
+            SlowConsumer::Close => SlowConsumerPolicy::Close,
+        };
+        BusinessQueue {
+            business: self.config.id,
+            queue_bytes: u32::try_from(self.config.queue_bytes.0).unwrap_or(u32::MAX),
+            policy: policy as i32,
+        }
+    }
+}
+
+impl Machine {
+    /// A stream to a business is open. Events go over its first one, from the first unacknowledged.
+    pub fn stream_up(&mut self, business: usize, stream: usize) {
+        let business = &mut self.businesses[business];
+        business.streams[stream].up = true;
+        if stream == 0 {
+            business.events.restart();
+        }
+    }
+
+    /// A stream broke: whether its requests were acted on isn't known, so they may be repeated.
+    pub fn stream_down(&mut self, business: usize, stream: usize, now: Now) {
+        self.businesses[business].streams[stream] = Stream::default();
+        for id in self.in_flight.on_stream(business as u16, stream as u16) {
+            if let Some(entry) = self.finish(id) {
+                self.deliver(&entry, Code::Retry as u16, 0, &[], now);
+            }
+        }
+    }
+
+    /// Whether a stream has something to send.
+    #[must_use]
+    pub fn stream_is_ready(&self, business: usize, stream: usize) -> bool {
+        let business = &self.businesses[business];
+        let queue = &business.streams[stream];
+        queue.up && (!queue.requests.is_empty() || stream == 0 && business.events.is_ready())
+    }
+
+    /// What a stream has to send next: its requests, as far as one batch goes, and the events that are due.
+    pub fn take_stream(&mut self, business: usize, stream: usize) -> FromAccess {
+        let business = &mut self.businesses[business];
+        let queue = &mut business.streams[stream];
+        let requests = queue.take();
+        let events = if stream == 0 {
+            business.events.next(EVENTS_PER_BATCH)
+        } else {
+            Vec::new()
+        };
+        FromAccess {
+            hello: None,
+            requests,
+            events,
+        }
+    }
+
+    /// Replies and acknowledgements from a business.
+    pub fn business(&mut self, business: usize, stream: usize, batch: &FromBusiness, now: Now) {
+        if batch.event_ack > 0 && stream == 0 {
+            let business = &mut self.businesses[business];
+            let done = business.events.acknowledge(batch.event_ack);
+            business.metrics.events.inc_by(done as u64);
+            business.note_events();
+        }
+        for reply in &batch.replies {
+            let awaited = self.in_flight.get(reply.id).is_some_and(|entry| {
+                usize::from(entry.business) == business && usize::from(entry.stream) == stream
+            });
+            match awaited.then(|| self.finish(reply.id)).flatten() {
+                Some(entry) => self.answer_with(&entry, reply, now),
+                None => self.businesses[business].metrics.late.inc(),
+            }
+        }
+    }
+
+    /// Nobody waits for this request any more.
+    pub(super) fn time_out(&mut self, id: u64, now: Now) {
+        if let Some(entry) = self.finish(id) {
+            self.deliver(&entry, Code::DeadlineExceeded as u16, 0, &[], now);
+        }
+    }
+
+    fn answer_with(&mut self, entry: &Entry, reply: &BusinessReply, now: Now) {
+        match u16::try_from(reply.code) {
+            Ok(code) if reply.payload.len() <= MAX_REPLY_PAYLOAD => {
+                self.deliver(entry, code, reply.retry_after_ms, &reply.payload, now);
+            }
+            _ => self.deliver(entry, Code::BusinessFailed as u16, 0, &[], now),
+        }
+    }
+
+    /// Takes a request out of every count.
+    fn finish(&mut self, id: u64) -> Option<Entry> {
+        let key = self.in_flight.get(id)?.session;
+        let record = self.table.get_mut(key);
+        let first = record.as_ref().map_or(NONE, |record| record.first_in_flight);
+        let (entry, first) = self.in_flight.remove(id, first)?;
+        if let Some(record) = record {
+            record.first_in_flight = first;
+            record.in_flight = record.in_flight.saturating_sub(1);
+        }
+        let business = &mut self.businesses[usize::from(entry.business)];
+        business.in_flight -= 1;
+        business.metrics.in_flight.set(i64::from(business.in_flight));
+        Some(entry)
+    }
+
+    /// Answers a request of a session, wherever its connection is now.
+    fn deliver(&mut self, entry: &Entry, code: u16, retry_after_ms: u32, payload: &[u8], now: Now) {
+        let metrics = &self.businesses[usize::from(entry.business)].metrics;
+        metrics
+            .latency
+            .observe((now.micros.saturating_sub(entry.since_micros)) as f64 / 1e6);
+        if code == Code::Ok as u16 {
+            metrics.ok.inc();
+        } else {
+            let name = Code::from_u16(code).map_or("other", Code::name);
+            self.shared
+                .metrics
+                .answers
+                .with_label_values(&[metrics.name.as_str(), name])
+                .inc();
+        }
+        let link_is_up = self.link_is_up();
+        let Some(record) = self.table.get_mut(entry.session) else {
+            return;
+        };
+        let message_id = entry.message_id;
+        let reply = Reply {
+            message_id,
+            code,
+            retry_after_ms,
+            reason: "",
+            payload,
+        };
+        let repeatable = Code::from_u16(code).is_some_and(Code::retryable);
+        if repeatable {
+            record.window.forget(message_id);
+        }
+        if record.handle != 0 && link_is_up {
+            let frame = self.link.reply(record.handle, &reply);
+            if !repeatable {
+                self.replies.keep(entry.session, message_id, frame, now.micros);
+            }
+        } else if !repeatable {
+            let mut frame = Vec::with_capacity(32 + payload.len());
+            reply.encode(&mut frame);
+            self.replies.keep(entry.session, message_id, &frame, now.micros);
+        }
+    }
+
+    /// Counts an answer that no business gave.
+    pub(super) fn count_answer(&self, business: u32, code: Code) {
+        let name = self
+            .business_index(business)
+            .map_or("unknown", |index| self.businesses[index].metrics.name.as_str());
+        self.shared
+            .metrics
+            .answers
+            .with_label_values(&[name, code.name()])
+            .inc();
+    }
+}

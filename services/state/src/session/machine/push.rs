@@ -1,0 +1,176 @@
+//! Pushes: fenced by session, serial and epoch, handed to the gateway, answered per device.
+
+use bytes::Bytes;
+use imaccess_proto::v1::{GroupFrame, GroupPush, Outcome, Receipts, UnicastPush};
+use imaccess_wire::frame::{DeliveryClass, GroupPush as GroupPushFrame, Priority, Push};
+use imaccess_wire::limits::MAX_BODY;
+
+use super::{LinkState, Machine, PendingPush};
+use crate::session::out::{PushReceipt, PushTerms};
+use crate::session::record::Phase;
+use crate::session::table::Key;
+
+/// Pushes that may wait for the gateway's receipt; more are answered retry. At 100,000 a second it is two thirds
+/// of a second's worth, and 1.5 MiB.
+const MAX_PENDING: usize = 64 * 1024;
+
+/// Longest payload that fits a push frame with its fixed and tagged fields.
+const MAX_PUSH_PAYLOAD: usize = MAX_BODY - 160;
+
+impl Machine {
+    /// A push for one device, from a routing replica. `room`: whether the link can take it now.
+    pub fn push(&mut self, follower: u32, push: &UnicastPush, room: bool) {
+        match self.fence(push, room) {
+            Ok(handle) => {
+                let receipt = self.await_receipt(follower, push.id);
+                let terms = PushTerms {
+                    business: push.business,
+                    class: push.class,
+                    priority: push.priority,
+                    expires_ms: push.expires_ms,
+                    receipt,
+                };
+                let frame = Push {
+                    business: push.business,
+                    sequence: 0,
+                    class: DeliveryClass::AtMostOnce,
+                    message_id: &push.message_id,
+                    expires_unix_ms: push.expires_ms,
+                    priority: priority(push.priority),
+                    payload: &push.payload,
+                };
+                self.link.push(handle, terms, |out| frame.encode(out));
+            }
+            Err(outcome) => self.receipt(follower, push.id, outcome),
+        }
+    }
+
+    /// A push for a group's members on this shard; nothing if it has none.
+    pub fn group_push(&mut self, push: &GroupPush, room: bool) {
+        let known = self.groups.find(push.business, &push.group).is_some();
+        if !known || !room || self.link_state == LinkState::Down || push.payload.len() > MAX_PUSH_PAYLOAD {
+            return;
+        }
+        let frame = GroupPushFrame {
+            business: push.business,
+            group: &push.group,
+            group_epoch: push.group_epoch,
+            sequence: push.sequence,
+            message_id: &[],
+            expires_unix_ms: push.expires_ms,
+            payload: &push.payload,
+        };
+        let mut bytes = Vec::with_capacity(push.payload.len() + push.group.len() + 64);
+        frame.encode(&mut bytes);
+        self.link.group(GroupFrame {
+            business: push.business,
+            group: push.group.clone(),
+            frame: Bytes::from(bytes),
+            class: push.class,
+            priority: push.priority,
+            expires_ms: push.expires_ms,
+            sequence: push.sequence,
+        });
+        self.shared.metrics.group_pushes.inc();
+    }
+
+    /// What became of pushes, from the gateway.
+    pub fn receipts(&mut self, receipts: &Receipts) {
+        for (&id, &outcome) in receipts.id.iter().zip(receipts.outcome.iter()) {
+            let index = id as u32 as usize;
+            let Some(pending) = self.pushes.get_mut(index) else {
+                continue;
+            };
+            if !pending.live || u64::from(pending.generation) != id >> 32 {
+                continue;
+            }
+            pending.live = false;
+            let (follower, push) = (pending.follower, pending.id);
+            self.free_pushes.push(index as u32);
+            let outcome = Outcome::try_from(i32::from(outcome)).unwrap_or(Outcome::Retry);
+            self.receipt(follower, push, outcome);
+        }
+    }
+
+    /// The link is gone: whether the pushes on it were written isn't known.
+    pub(super) fn fail_pushes(&mut self) {
+        for index in 0..self.pushes.len() {
+            let pending = &mut self.pushes[index];
+            if std::mem::replace(&mut pending.live, false) {
+                let (follower, id) = (pending.follower, pending.id);
+                self.free_pushes.push(index as u32);
+                self.receipt(follower, id, Outcome::Retry);
+            }
+        }
+    }
+
+    /// Whether the session that routing means is the one that is here, and can be reached.
+    fn fence(&self, push: &UnicastPush, room: bool) -> Result<u64, Outcome> {
+        if self.link_state != LinkState::Live || !room {
+            return Err(Outcome::Retry);
+        }
+        // A session that isn't the one meant, or is over, was superseded or retracted: routing hears of it, and
+        // knows better soon. To say offline is routing's; from here it could be false.
+        let Some(record) = self.table.get(Key::from_locator(push.locator)) else {
+            return Err(Outcome::Retry);
+        };
+        let same = record.epoch == push.epoch && record.serial == push.serial;
+        if !same || record.phase != Phase::Online || record.handle == 0 {
+            return Err(Outcome::Retry);
+        }
+        if self.pushes.len() - self.free_pushes.len() >= MAX_PENDING {
+            return Err(Outcome::Retry);
+        }
+        if push.payload.len() > MAX_PUSH_PAYLOAD {
+            return Err(Outcome::Refused);
+        }
+        Ok(record.handle)
+    }
+
+    fn await_receipt(&mut self, follower: u32, id: u64) -> u64 {
+        let index = self.free_pushes.pop().unwrap_or_else(|| {
+            self.pushes.push(PendingPush {
+                follower,
+                id,
+                generation: 0,
+                live: false,
+            });
+            (self.pushes.len() - 1) as u32
+        });
+        let pending = &mut self.pushes[index as usize];
+        let generation = pending.generation.checked_add(1).unwrap_or(1);
+        *pending = PendingPush {
+            follower,
+            id,
+            generation,
+            live: true,
+        };
+        u64::from(generation) << 32 | u64::from(index)
+    }
+
+    fn receipt(&mut self, follower: u32, id: u64, outcome: Outcome) {
+        let name = match outcome {
+            Outcome::Unspecified => "unspecified",
+            Outcome::Written => "written",
+            Outcome::Acknowledged => "acknowledged",
+            Outcome::Queued => "queued",
+            Outcome::Offline => "offline",
+            Outcome::Refused => "refused",
+            Outcome::Retry => "retry",
+        };
+        self.shared.metrics.pushes.with_label_values(&[name]).inc();
+        self.routes.receipts.push(PushReceipt {
+            follower,
+            id,
+            outcome,
+        });
+    }
+}
+
+fn priority(number: i32) -> Priority {
+    match number {
+        1 => Priority::High,
+        2 => Priority::Low,
+        _ => Priority::Normal,
+    }
+}

@@ -1,0 +1,169 @@
+//! Routes: what is announced of sessions, what routing answers, what other workers of the instance announce.
+
+use bytes::Bytes;
+use imaccess_common::identity::Epoch;
+use imaccess_proto::v1::{EventKind, GroupPresence, Outranked, RouteAnnouncement, RouteRetraction};
+use imaccess_wire::Code;
+
+use super::Machine;
+use crate::session::Now;
+use crate::session::record::Phase;
+use crate::session::table::Key;
+
+/// A part of what a new follower must hear.
+#[derive(Debug, Default)]
+pub struct RouteChunk {
+    /// Sessions that are online or suspended.
+    pub announcements: Vec<RouteAnnouncement>,
+    /// Sessions that ended, and whose end isn't confirmed.
+    pub retractions: Vec<RouteRetraction>,
+    /// Where the next chunk begins; `None`: this was the last.
+    pub next: Option<u32>,
+    /// With the last chunk: all deltas up to here are in the snapshot, or were sent before it.
+    pub upto: u64,
+}
+
+impl Machine {
+    /// Announces a session's epoch to every replica and to the other workers.
+    pub(super) fn announce(&mut self, key: Key) {
+        self.delta += 1;
+        let delta = self.delta;
+        if let Some(record) = self.table.get_mut(key) {
+            record.announced = delta;
+        }
+        if let Some(announcement) = self.announcement(key) {
+            self.routes.announcements.push(announcement);
+            self.routes.upto = delta;
+        }
+    }
+
+    /// Says that a session is over; its `announced` is the number of this delta already.
+    pub(super) fn retract(&mut self, key: Key) {
+        if let Some(retraction) = self.retraction(key) {
+            self.routes.retractions.push(retraction);
+            self.routes.upto = self.delta;
+        }
+    }
+
+    /// Says that a group has members here, or none any more.
+    pub(super) fn presence(&mut self, business: u32, group: &[u8], present: bool) {
+        let group = Bytes::copy_from_slice(group);
+        self.routes.groups.push(GroupPresence {
+            business,
+            group,
+            present,
+        });
+    }
+
+    /// A part of the snapshot for a new follower, from record `from` on, `max` records long.
+    #[must_use]
+    pub fn route_chunk(&self, from: u32, max: u32) -> RouteChunk {
+        let end = self.table.end();
+        let until = from.saturating_add(max).min(end);
+        let mut chunk = RouteChunk {
+            upto: self.routes_taken,
+            ..RouteChunk::default()
+        };
+        for index in from..until {
+            let Some(key) = self.table.key_at(index) else {
+                continue;
+            };
+            match self.table.get(key).map(|record| record.phase) {
+                Some(Phase::Leaving) => chunk.retractions.extend(self.retraction(key)),
+                Some(_) => chunk.announcements.extend(self.announcement(key)),
+                None => {}
+            }
+        }
+        chunk.next = (until < end).then_some(until);
+        chunk
+    }
+
+    /// Every replica in sync has acknowledged the deltas up to `upto`: sessions that left are told to businesses.
+    pub fn confirm(&mut self, upto: u64, now: Now) {
+        self.confirmed = self.confirmed.max(upto);
+        while let Some(&(delta, key)) = self.leaving.front() {
+            if delta > self.confirmed {
+                break;
+            }
+            self.leaving.pop_front();
+            let left = self
+                .table
+                .get(key)
+                .is_some_and(|record| record.phase == Phase::Leaving && record.announced == delta);
+            if left {
+                self.event(EventKind::Offline, key, now);
+                self.table.remove(key);
+            }
+        }
+    }
+
+    /// A device has a higher epoch elsewhere. The later login wins: a session that no replica has confirmed yet is
+    /// the later one, whatever the clocks say, and stamps itself higher; a confirmed one goes.
+    pub fn outranked(&mut self, outranked: &Outranked, now: Now) {
+        let by_locator = Key::from_locator(outranked.locator);
+        let same_device = |key: &Key| {
+            self.table
+                .get(*key)
+                .is_some_and(|record| record.who.is(&outranked.app, &outranked.device))
+        };
+        let key = Some(by_locator).filter(same_device);
+        let Some(key) = key.or_else(|| self.table.by_device(&outranked.app, &outranked.device)) else {
+            return;
+        };
+        let confirmed = self.confirmed;
+        let Some(record) = self.table.get_mut(key) else {
+            return;
+        };
+        if record.epoch != outranked.epoch || record.epoch >= outranked.winner_epoch {
+            return;
+        }
+        let done = if record.fresh && record.announced > confirmed && record.phase == Phase::Online {
+            record.epoch = self
+                .shared
+                .epochs
+                .stamp(now.unix_ms, Some(Epoch(outranked.winner_epoch)))
+                .0;
+            self.announce(key);
+            "stamped_higher"
+        } else {
+            let moved = outranked.winner_session[..] == record.id[..];
+            self.supersede(key, if moved { Code::Moved } else { Code::Superseded });
+            "superseded"
+        };
+        self.shared.metrics.outranked.with_label_values(&[done]).inc();
+    }
+
+    /// Another worker of this instance announced a session of a device that may also be here.
+    pub fn peer(&mut self, announcement: &RouteAnnouncement) {
+        let Some(key) = self.table.by_device(&announcement.app, &announcement.device) else {
+            return;
+        };
+        let Some(record) = self.table.get(key) else { return };
+        let same = announcement.session[..] == record.id[..];
+        // The same epoch twice is a restored session whose connection came to another shard.
+        let later = announcement.epoch > record.epoch
+            || announcement.epoch == record.epoch && same && record.handle == 0;
+        if later {
+            self.supersede(key, if same { Code::Moved } else { Code::Superseded });
+        }
+    }
+
+    fn announcement(&self, key: Key) -> Option<RouteAnnouncement> {
+        self.table.get(key).map(|record| RouteAnnouncement {
+            app: record.who.app().to_owned(),
+            device: record.who.device().to_owned(),
+            session: Bytes::copy_from_slice(&record.id),
+            serial: record.serial,
+            epoch: record.epoch,
+            locator: key.locator(self.settings.worker),
+        })
+    }
+
+    fn retraction(&self, key: Key) -> Option<RouteRetraction> {
+        self.table.get(key).map(|record| RouteRetraction {
+            app: record.who.app().to_owned(),
+            device: record.who.device().to_owned(),
+            epoch: record.epoch,
+        })
+    }
+}

@@ -1,0 +1,391 @@
+//! The loop around one machine: a thread with a `current_thread` runtime, fed by the link task, the stream tasks
+//! and the hub.
+//!
+//! A turn takes what is ready (bounded), lets the machine decide, and hands on what it produced. The rules:
+//! - The worker waits in one place only, the `select!` of [`Worker::run`]; it never waits for the hub or a mailbox.
+//! - Bytes for the gateway above [`LINK_SOFT`]: businesses are not read, and pushes answer retry. Above [`LINK_HARD`]:
+//!   the gateway isn't read either. (The gateway always reads, so this ends.)
+//! - Deltas for the hub above [`ROUTES_HARD`]: logins wait in their bounded queue.
+//! - Dropping the worker closes its mailboxes and channels, which ends its tasks.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use imaccess_common::business::BusinessConfig;
+use imaccess_common::clock;
+use imaccess_common::drain::Drain;
+use imaccess_proto::v1::{
+    FromAccess, GatewayBatch, GatewayHello, GroupPush, Outranked, RouteAnnouncement, StateBatch, UnicastPush,
+};
+use tokio::sync::{Notify, mpsc};
+
+use super::Now;
+use super::link::{self, LinkEvent};
+use super::machine::{Machine, RouteChunk, Settings, Shared};
+use super::mailbox::Mailbox;
+use super::out::RouteOut;
+use crate::business::{self, StreamContext, StreamEvent, StreamId};
+
+/// Bytes waiting for the gateway above which nothing that can wait is taken on: 5 ms at 50 MB/s.
+const LINK_SOFT: usize = 256 * 1024;
+/// Bytes waiting for the gateway above which its own frames aren't read.
+const LINK_HARD: usize = 1024 * 1024;
+/// Things waiting for the hub above which no login is taken from the queue: about 10 MB.
+const ROUTES_HARD: usize = 65_536;
+/// Batches from businesses read ahead.
+const STREAM_READ_AHEAD: usize = 16;
+/// Batches taken per turn and source: keeps a turn below a few milliseconds.
+const BATCHES_PER_TURN: usize = 8;
+/// Rows per snapshot chunk for a follower: about 1 ms of work and 150 KB.
+const CHUNK_ROWS: u32 = 1_024;
+/// Timeouts are exact to this.
+const TICK: Duration = Duration::from_millis(50);
+
+/// From a worker to the hub.
+#[derive(Debug)]
+pub enum FromWorker {
+    /// Its link is up; who the gateway is.
+    Hello(GatewayHello),
+    /// It knows all sessions of its shard, now or once before.
+    Restored(u8),
+    /// Its link is complete, or isn't any more.
+    Live(u8, bool),
+    /// What happened to routes.
+    Delta(u8, RouteOut),
+    /// A part of a follower's snapshot.
+    Chunk(u8, u32, RouteChunk),
+}
+
+/// From the hub to a worker.
+#[derive(Debug)]
+pub enum ToWorker {
+    /// Another worker announced these.
+    Peers(Arc<Vec<RouteAnnouncement>>),
+    /// Every replica in sync has acknowledged the deltas up to here.
+    Confirm(u64),
+    /// A follower wants the next part of the snapshot.
+    Chunk {
+        /// Which follower.
+        follower: u32,
+        /// From which record on.
+        from: u32,
+    },
+    /// Pushes for sessions of this worker.
+    Pushes(u32, Vec<UnicastPush>),
+    /// Pushes for groups.
+    Groups(Arc<Vec<GroupPush>>),
+    /// Sessions whose device has a higher epoch elsewhere.
+    Outranked(Vec<Outranked>),
+    /// The gateway has fewer shards now: nobody will ever be connected here.
+    Retired,
+}
+
+/// What a worker is made of.
+pub struct WorkerConfig {
+    /// For its machine.
+    pub settings: Settings,
+    /// For its machine.
+    pub shared: Shared,
+    /// Cluster id, for businesses.
+    pub cluster: String,
+    /// Where the gateway's sockets are.
+    pub socket_dir: PathBuf,
+    /// To the hub.
+    pub to_hub: mpsc::Sender<FromWorker>,
+    /// From the hub.
+    pub from_hub: mpsc::Receiver<ToWorker>,
+    /// When to end.
+    pub drain: Drain,
+}
+
+struct Worker {
+    machine: Machine,
+    number: u8,
+    start: Instant,
+    link: Option<Mailbox<StateBatch>>,
+    /// Mailboxes by business and stream.
+    streams: Vec<Vec<Option<Mailbox<FromAccess>>>>,
+    businesses: Vec<BusinessConfig>,
+    /// Until the gateway has said which instance this is: businesses are told it when they are dialled.
+    undialled: Option<StreamContext>,
+    to_hub: mpsc::Sender<FromWorker>,
+    was_restored: bool,
+    was_live: bool,
+    /// Chunk requests that came before the snapshot was complete.
+    asked: Vec<(u32, u32)>,
+    /// Said to the hub as soon as it takes it.
+    owed: Vec<FromWorker>,
+}
+
+/// Runs a worker until the drain is done. Call it on a thread of its own.
+pub fn run(config: WorkerConfig) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(Box::pin(Worker::run(config)));
+    // Ends the tasks of links and streams, which wait for peers.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+impl Worker {
+    async fn run(config: WorkerConfig) {
+        let number = config.settings.worker;
+        let room = Arc::new(Notify::new());
+        let (link_tx, mut link_rx) = mpsc::channel(link::READ_AHEAD);
+        let (stream_tx, mut stream_rx) = mpsc::channel(STREAM_READ_AHEAD);
+        tokio::spawn(link::keep(config.socket_dir, number, Arc::clone(&room), link_tx));
+        let context = StreamContext {
+            cluster: config.cluster,
+            dialler: String::new(),
+            room: Arc::clone(&room),
+            events: stream_tx,
+            metrics: config.shared.metrics.clone(),
+        };
+        let streams = config.settings.businesses.iter();
+        let streams = streams.map(|business| (0..business.connections).map(|_| None).collect());
+        let mut worker = Self {
+            machine: Machine::new(config.settings.clone(), config.shared.clone()),
+            number,
+            start: Instant::now(),
+            link: None,
+            streams: streams.collect(),
+            businesses: config.settings.businesses.clone(),
+            undialled: Some(context),
+            to_hub: config.to_hub,
+            was_restored: false,
+            was_live: false,
+            asked: Vec::new(),
+            owed: Vec::new(),
+        };
+        let mut from_hub = config.from_hub;
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut draining = false;
+        let mut more_logins = false;
+        loop {
+            let waiting = worker.machine.link.bytes();
+            tokio::select! {
+                biased;
+                () = config.drain.deadline() => break,
+                () = config.drain.begun(), if !draining => {
+                    draining = true;
+                    worker.machine.drain();
+                }
+                Some(event) = from_hub.recv() => worker.hub(event),
+                Some(event) = link_rx.recv(), if waiting < LINK_HARD => worker.link(event),
+                Some((id, event)) = stream_rx.recv(), if waiting < LINK_SOFT => worker.stream(id, event),
+                () = room.notified() => {}
+                _ = ticks.tick() => {
+                    worker.machine.tick(worker.now());
+                    worker.note(&config.shared.metrics);
+                }
+                // Logins that wait for another turn's budget, after I/O had its turn.
+                () = tokio::task::yield_now(), if more_logins => {}
+            }
+            for _ in 1..BATCHES_PER_TURN {
+                if worker.machine.link.bytes() >= LINK_SOFT {
+                    break;
+                }
+                let from_link = link_rx.try_recv().map(|event| worker.link(event));
+                let from_stream = stream_rx.try_recv().map(|(id, event)| worker.stream(id, event));
+                let from_hub = from_hub.try_recv().map(|event| worker.hub(event));
+                if from_link.is_err() && from_stream.is_err() && from_hub.is_err() {
+                    break;
+                }
+            }
+            let may_log_in = worker.machine.routes_waiting() < ROUTES_HARD;
+            more_logins = may_log_in && worker.machine.run_logins(worker.now());
+            worker.flush();
+            if draining && worker.machine.requests_in_flight() == 0 && worker.machine.link.is_empty() {
+                break;
+            }
+        }
+        // One more turn of the runtime, so that what is in the mailboxes reaches the sockets.
+        drop(worker);
+        tokio::task::yield_now().await;
+    }
+
+    fn now(&self) -> Now {
+        let micros = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Now {
+            micros,
+            unix_ms: clock::unix_ms(),
+        }
+    }
+
+    fn link(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Up { hello, outgoing } => {
+                self.machine.link_up(&hello);
+                let policy = self.machine.policy();
+                self.machine.link.policy(policy);
+                self.link = Some(outgoing);
+                if let Some(context) = self.undialled.take() {
+                    self.dial(StreamContext {
+                        dialler: format!("{}/{}", hello.instance, self.number),
+                        ..context
+                    });
+                }
+                self.owed.push(FromWorker::Hello(hello));
+            }
+            LinkEvent::Batch(batch) => self.batch(*batch),
+            LinkEvent::Down => {
+                self.link = None;
+                self.machine.link_down();
+            }
+        }
+    }
+
+    fn dial(&self, context: StreamContext) {
+        for (business, config) in self.businesses.iter().enumerate() {
+            for stream in 0..config.connections as usize {
+                let id = StreamId { business, stream };
+                tokio::spawn(business::keep(config.clone(), id, context.clone()));
+            }
+        }
+    }
+
+    /// Applies the fields of a batch in the order of their numbers.
+    fn batch(&mut self, batch: GatewayBatch) {
+        let now = self.now();
+        if let Some(chunk) = &batch.snapshot {
+            self.machine.snapshot(chunk, now);
+        }
+        for attempt in batch.logins {
+            self.machine.login(attempt);
+        }
+        if let Some(frames) = &batch.uplink {
+            self.machine.uplink(frames, now);
+        }
+        if let Some(receipts) = &batch.receipts {
+            self.machine.receipts(receipts);
+        }
+        if !batch.closed.is_empty() {
+            self.machine.closed(&batch.closed, now);
+        }
+    }
+
+    fn stream(&mut self, id: StreamId, event: StreamEvent) {
+        let StreamId { business, stream } = id;
+        match event {
+            StreamEvent::Up(outgoing) => {
+                self.streams[business][stream] = Some(outgoing);
+                self.machine.stream_up(business, stream);
+            }
+            StreamEvent::Batch(batch) => {
+                let now = self.now();
+                self.machine.business(business, stream, &batch, now);
+            }
+            StreamEvent::Down => {
+                self.streams[business][stream] = None;
+                let now = self.now();
+                self.machine.stream_down(business, stream, now);
+            }
+        }
+    }
+
+    fn hub(&mut self, event: ToWorker) {
+        let now = self.now();
+        match event {
+            ToWorker::Peers(announcements) => {
+                for announcement in announcements.iter() {
+                    self.machine.peer(announcement);
+                }
+            }
+            ToWorker::Confirm(upto) => self.machine.confirm(upto, now),
+            ToWorker::Chunk { follower, from } => self.asked.push((follower, from)),
+            ToWorker::Pushes(follower, pushes) => {
+                for push in &pushes {
+                    let room = self.machine.link.bytes() < LINK_SOFT;
+                    self.machine.push(follower, push, room);
+                }
+            }
+            ToWorker::Groups(pushes) => {
+                for push in pushes.iter() {
+                    let room = self.machine.link.bytes() < LINK_SOFT;
+                    self.machine.group_push(push, room);
+                }
+            }
+            ToWorker::Outranked(outranked) => {
+                for outranked in &outranked {
+                    self.machine.outranked(outranked, now);
+                }
+            }
+            ToWorker::Retired => self.machine.snapshot_done(now),
+        }
+    }
+
+    /// Hands on what the machine produced, as far as there is room.
+    fn flush(&mut self) {
+        self.flush_to_hub();
+        if let Some(link) = &self.link
+            && !self.machine.link.is_empty()
+            && link.has_room()
+        {
+            link.put(self.machine.link.take());
+        }
+        for (business, streams) in self.streams.iter().enumerate() {
+            for (stream, mailbox) in streams.iter().enumerate() {
+                if let Some(mailbox) = mailbox
+                    && self.machine.stream_is_ready(business, stream)
+                    && mailbox.has_room()
+                {
+                    mailbox.put(self.machine.take_stream(business, stream));
+                }
+            }
+        }
+    }
+
+    /// Never waits: what the hub can't take now it gets in a later turn, in the same order.
+    fn flush_to_hub(&mut self) {
+        let restored = self.machine.is_restored();
+        if restored && !std::mem::replace(&mut self.was_restored, true) {
+            self.owed.push(FromWorker::Restored(self.number));
+        }
+        let live = self.machine.link_is_live();
+        if live != std::mem::replace(&mut self.was_live, live) {
+            self.owed.push(FromWorker::Live(self.number, live));
+        }
+        while !self.owed.is_empty() {
+            let Ok(permit) = self.to_hub.try_reserve() else {
+                return;
+            };
+            permit.send(self.owed.remove(0));
+        }
+        if self.machine.routes_waiting() > 0 {
+            let Ok(permit) = self.to_hub.try_reserve() else {
+                return;
+            };
+            if let Some(delta) = self.machine.take_routes() {
+                permit.send(FromWorker::Delta(self.number, delta));
+            }
+        }
+        while restored && !self.asked.is_empty() {
+            let Ok(permit) = self.to_hub.try_reserve() else {
+                return;
+            };
+            let (follower, from) = self.asked.remove(0);
+            permit.send(FromWorker::Chunk(
+                self.number,
+                follower,
+                self.machine.route_chunk(from, CHUNK_ROWS),
+            ));
+        }
+    }
+
+    fn note(&self, metrics: &super::metrics::Metrics) {
+        let worker = self.number.to_string();
+        for (phase, sessions) in self.machine.phases() {
+            metrics
+                .sessions
+                .with_label_values(&[worker.as_str(), phase])
+                .set(sessions as i64);
+        }
+        metrics
+            .logins_waiting
+            .with_label_values(&[&worker])
+            .set(self.machine.logins_waiting() as i64);
+    }
+}

@@ -1,0 +1,254 @@
+//! The sidecar: the session role as one part, from configuration to end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use imaccess_common::admin::{AdminServer, Readiness};
+use imaccess_common::drain::Drain;
+use imaccess_common::identity::EpochClock;
+use imaccess_common::metrics::ProcessMetrics;
+use imaccess_proto::v1::route_feed_server::RouteFeedServer;
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+
+pub use crate::config::{RoutingMode, SidecarConfig, SidecarConfigError, TicketKeyConfig, TokenKeyConfig};
+use crate::session::feed::Feed;
+use crate::session::hub::Hub;
+use crate::session::link::{FRAME, MAX_MESSAGE, WINDOW};
+use crate::session::machine::{Settings, Shared};
+use crate::session::metrics::Metrics;
+use crate::session::worker::{self, WorkerConfig};
+
+/// Events that may wait for the hub: a few turns of every worker.
+const TO_HUB: usize = 256;
+/// Messages that may wait for a worker: a few turns of the hub.
+const TO_WORKER: usize = 256;
+
+/// Why a sidecar doesn't start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SidecarError {
+    /// Its configuration can't be used.
+    #[error("the sidecar's configuration can't be used")]
+    Config(#[from] SidecarConfigError),
+    /// An address can't be taken.
+    #[error("can't listen on {address} for {what}")]
+    Bind {
+        /// For what.
+        what: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A worker's thread ended before it should.
+    #[error("worker {0} ended early")]
+    Worker(u8),
+}
+
+/// A sidecar that has its addresses and isn't running yet.
+pub struct Sidecar {
+    config: SidecarConfig,
+    shared: Shared,
+    registry: Registry,
+    readiness: Readiness,
+    routes: TcpListener,
+    route_addr: SocketAddr,
+    admin: AdminServer,
+}
+
+impl Sidecar {
+    /// Checks the configuration, reads the keys, takes the addresses.
+    ///
+    /// # Errors
+    /// See [`SidecarError`].
+    pub async fn bind(config: SidecarConfig) -> Result<Self, SidecarError> {
+        config.validate()?;
+        let registry = Registry::new();
+        ProcessMetrics::register(&registry, "state-sidecar", env!("CARGO_PKG_VERSION"));
+        let shared = Shared {
+            tickets: Arc::new(config.load_ticket_keys()?),
+            tokens: Arc::new(config.load_verifier()?),
+            epochs: Arc::new(EpochClock::new()),
+            metrics: Metrics::register(&registry),
+        };
+        let bind = |what, address| {
+            move |source| SidecarError::Bind {
+                what,
+                address,
+                source,
+            }
+        };
+        let routes = TcpListener::bind(config.route_listen)
+            .await
+            .map_err(bind("routes", config.route_listen))?;
+        let route_addr = routes.local_addr().map_err(bind("routes", config.route_listen))?;
+        let admin = AdminServer::bind(config.admin_listen)
+            .await
+            .map_err(bind("the admin pages", config.admin_listen))?;
+        Ok(Self {
+            config,
+            shared,
+            registry,
+            readiness: Readiness::new(),
+            routes,
+            route_addr,
+            admin,
+        })
+    }
+
+    /// Where routing replicas dial.
+    #[must_use]
+    pub fn route_addr(&self) -> SocketAddr {
+        self.route_addr
+    }
+
+    /// Where the admin pages are.
+    #[must_use]
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.local_addr()
+    }
+
+    /// Runs until the drain is done: requests in flight are answered, then everything ends. Sessions stay: their
+    /// connections are the gateway's, and the next sidecar restores them.
+    ///
+    /// # Errors
+    /// [`SidecarError::Worker`] when a worker dies.
+    pub async fn run(self, drain: Drain) -> Result<(), SidecarError> {
+        let Self {
+            config,
+            shared,
+            registry,
+            readiness,
+            routes,
+            admin,
+            ..
+        } = self;
+        let stop = CancellationToken::new();
+        let _stop_all = stop.clone().drop_guard();
+        let link_ready = readiness.condition("link");
+        let serving = admin.serve(registry, readiness.clone(), axum::Router::new(), stop.clone());
+        tokio::spawn(serving);
+
+        let (followers_tx, mut from_followers) = mpsc::channel(TO_HUB);
+        let room = Arc::new(Notify::new());
+        let feed = Feed::new(config.cluster.clone(), followers_tx, Arc::clone(&room));
+        tokio::spawn(serve_feed(routes, feed, stop.clone()));
+
+        let (workers_tx, mut from_workers) = mpsc::channel(TO_HUB);
+        let (ended_tx, mut ended) = mpsc::channel::<u8>(usize::from(u8::MAX) + 1);
+        // Workers end with this future, also when it is dropped.
+        let abandoned = AbandonOnDrop(drain.clone());
+        let start = {
+            let (config, shared, drain) = (config.clone(), shared.clone(), drain.clone());
+            let started = ended_tx.clone();
+            move |number: u8| {
+                let (sender, from_hub) = mpsc::channel(TO_WORKER);
+                let worker = WorkerConfig {
+                    settings: settings(&config, number),
+                    shared: shared.clone(),
+                    cluster: config.cluster.clone(),
+                    socket_dir: config.socket_dir.clone(),
+                    to_hub: workers_tx.clone(),
+                    from_hub,
+                    drain: drain.clone(),
+                };
+                spawn_worker(number, worker, started.clone());
+                sender
+            }
+        };
+        let alone = config.routing == RoutingMode::None;
+        let mut hub = Hub::new(config.cluster, alone, shared.metrics, link_ready, Box::new(start));
+        let mut gone = 0;
+        loop {
+            tokio::select! {
+                biased;
+                Some(number) = ended.recv() => {
+                    if !drain.has_begun() {
+                        return Err(SidecarError::Worker(number));
+                    }
+                    gone += 1;
+                    if gone == hub.workers() {
+                        break;
+                    }
+                }
+                () = drain.begun(), if readiness.is_ready() => readiness.drain(),
+                Some(event) = from_workers.recv() => hub.worker(event).await,
+                Some(event) = from_followers.recv() => hub.follower(event).await,
+                () = room.notified() => hub.flush().await,
+            }
+        }
+        drop(abandoned);
+        Ok(())
+    }
+}
+
+struct AbandonOnDrop(Drain);
+
+impl Drop for AbandonOnDrop {
+    fn drop(&mut self) {
+        self.0.begin();
+    }
+}
+
+fn spawn_worker(number: u8, config: WorkerConfig, ended: mpsc::Sender<u8>) {
+    let thread = std::thread::Builder::new().name(format!("state-{number}"));
+    let run = move || {
+        // Also when it panics.
+        let _said_at_the_end = SayAtEnd(number, ended);
+        if let Err(fault) = worker::run(config) {
+            tracing::error!(number, %fault, "a worker can't run");
+        }
+    };
+    if let Err(fault) = thread.spawn(run) {
+        tracing::error!(number, %fault, "a worker's thread can't be started");
+    }
+}
+
+struct SayAtEnd(u8, mpsc::Sender<u8>);
+
+impl Drop for SayAtEnd {
+    fn drop(&mut self) {
+        // It holds one place per worker; if the receiver is gone nobody is interested.
+        let _ = self.1.try_send(self.0);
+    }
+}
+
+fn settings(config: &SidecarConfig, worker: u8) -> Settings {
+    Settings {
+        worker,
+        ping_interval: config.ping_interval,
+        resume_window: config.resume_window,
+        ticket_lifetime: config.ticket_lifetime,
+        max_in_flight: config.max_in_flight,
+        login_queue: config.login_queue,
+        token_checks_per_turn: config.token_checks_per_turn,
+        reply_cache_bytes: config.reply_cache.as_usize(),
+        event_backlog_bytes: config.event_backlog.as_usize(),
+        businesses: config.businesses.clone(),
+    }
+}
+
+async fn serve_feed(listener: TcpListener, feed: Feed, stop: CancellationToken) {
+    let service = RouteFeedServer::new(feed).max_decoding_message_size(MAX_MESSAGE);
+    let serving = tonic::transport::Server::builder()
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_frame_size(FRAME)
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
+        .add_service(service)
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    tokio::select! {
+        () = stop.cancelled() => {}
+        served = serving => {
+            if let Err(fault) = served {
+                tracing::error!(%fault, "routes can't be served any more");
+            }
+        }
+    }
+}
