@@ -1,1 +1,21 @@
-//! Placeholder.
+//! The connection layer: sockets, frames, write queues, pings, and local fan-out. Nothing else.
+//!
+//! - [`config`]: what can be set, with defaults that run.
+//! - [`app`]: binds everything, starts a thread per shard, runs until the drain ends.
+//! - `shard`: one OS thread, one epoll set, one slab of connections, one link stream to the state sidecar.
+//! - `link`: the gRPC service that the sidecar dials, one Unix socket per shard.
+//! - `volume`: what a pod's gateways share over time: instance id and incarnation.
+//!
+//! Invariants: only this crate reads and writes client sockets; it never looks into a payload and never calls a
+//! business; nothing per idle connection could be per shard.
+
+pub mod app;
+pub mod config;
+mod limits;
+mod link;
+mod metrics;
+mod shard;
+mod volume;
+
+pub use app::{BindError, Gateway};
+pub use config::GatewayConfig;

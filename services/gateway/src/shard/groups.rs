@@ -1,0 +1,303 @@
+//! Which connections of this shard are in which group.
+//!
+//! A member costs 4 bytes in its group and 8 in its connection's row (which has room for one membership in place).
+
+use hashbrown::HashMap;
+use imaccess_net::slab::Slab;
+
+/// The group's place in this shard; may be given to another group once the last member has left.
+pub(crate) type GroupIndex = u32;
+
+const NONE: u32 = u32::MAX;
+
+/// The groups of one shard. Every change goes through here, so that both directions agree.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    by_key: HashMap<Key, GroupIndex, foldhash::fast::RandomState>,
+    groups: Slab<Group>,
+    /// By the connection's slot.
+    rows: Vec<Row>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    business: u32,
+    id: Box<[u8]>,
+}
+
+/// Looks a key up without building one.
+#[derive(Hash)]
+struct KeyRef<'a> {
+    business: u32,
+    id: &'a [u8],
+}
+
+impl hashbrown::Equivalent<Key> for KeyRef<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        self.business == key.business && *self.id == *key.id
+    }
+}
+
+#[derive(Debug)]
+struct Group {
+    key: Key,
+    members: Vec<u32>,
+}
+
+/// A membership: which group, and where the connection stands in its list of members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Membership {
+    group: GroupIndex,
+    position: u32,
+}
+
+/// The memberships of one connection.
+#[derive(Debug)]
+struct Row {
+    first: Membership,
+    #[expect(
+        clippy::box_collection,
+        reason = "a vector in place would be 24 bytes for connections that need none"
+    )]
+    more: Option<Box<Vec<Membership>>>,
+}
+
+impl Row {
+    const EMPTY: Membership = Membership {
+        group: NONE,
+        position: NONE,
+    };
+
+    fn find(&mut self, group: GroupIndex) -> Option<&mut Membership> {
+        if self.first.group == group {
+            return Some(&mut self.first);
+        }
+        self.more
+            .as_mut()?
+            .iter_mut()
+            .find(|membership| membership.group == group)
+    }
+
+    fn add(&mut self, membership: Membership) {
+        if self.first.group == NONE {
+            self.first = membership;
+        } else {
+            self.more.get_or_insert_default().push(membership);
+        }
+    }
+
+    fn remove(&mut self, group: GroupIndex) -> Option<Membership> {
+        if self.first.group == group {
+            let next = self
+                .more
+                .as_mut()
+                .and_then(|more| more.pop())
+                .unwrap_or(Self::EMPTY);
+            self.tidy();
+            return Some(std::mem::replace(&mut self.first, next));
+        }
+        let more = self.more.as_mut()?;
+        let index = more.iter().position(|membership| membership.group == group)?;
+        let removed = more.swap_remove(index);
+        self.tidy();
+        Some(removed)
+    }
+
+    fn tidy(&mut self) {
+        if self.more.as_ref().is_some_and(|more| more.is_empty()) {
+            self.more = None;
+        }
+    }
+}
+
+impl Groups {
+    /// Makes the connection in `slot` a member; nothing happens if it is one.
+    pub(crate) fn join(&mut self, slot: u32, business: u32, id: &[u8]) {
+        let group = match self.by_key.get(&KeyRef { business, id }) {
+            Some(group) => *group,
+            None => {
+                let key = Key {
+                    business,
+                    id: id.into(),
+                };
+                let (group, _) = self.groups.insert(Group {
+                    key: key.clone(),
+                    members: Vec::new(),
+                });
+                self.by_key.insert(key, group);
+                group
+            }
+        };
+        let index = slot as usize;
+        if index >= self.rows.len() {
+            self.rows.resize_with(index + 1, || Row {
+                first: Row::EMPTY,
+                more: None,
+            });
+        }
+        if self.rows[index].find(group).is_some() {
+            return;
+        }
+        let Some(entry) = self.groups.get_mut(group) else {
+            return;
+        };
+        let position = entry.members.len() as u32;
+        entry.members.push(slot);
+        self.rows[index].add(Membership { group, position });
+    }
+
+    /// Ends a membership, if there is one.
+    pub(crate) fn leave(&mut self, slot: u32, business: u32, id: &[u8]) {
+        if let Some(group) = self.by_key.get(&KeyRef { business, id }).copied() {
+            self.leave_index(slot, group);
+        }
+    }
+
+    /// Ends all memberships of a connection.
+    pub(crate) fn leave_all(&mut self, slot: u32) {
+        while let Some(group) = self
+            .rows
+            .get(slot as usize)
+            .map(|row| row.first.group)
+            .filter(|g| *g != NONE)
+        {
+            self.leave_index(slot, group);
+        }
+    }
+
+    fn leave_index(&mut self, slot: u32, group: GroupIndex) {
+        let Some(membership) = self.rows.get_mut(slot as usize).and_then(|row| row.remove(group)) else {
+            return;
+        };
+        let Some(entry) = self.groups.get_mut(group) else {
+            return;
+        };
+        let position = membership.position as usize;
+        entry.members.swap_remove(position);
+        if let Some(moved) = entry.members.get(position).copied()
+            && let Some(other) = self.rows[moved as usize].find(group)
+        {
+            other.position = membership.position;
+        }
+        if entry.members.capacity() > 64 && entry.members.len() < entry.members.capacity() / 4 {
+            // A room that was full once must not hold its memory for ever.
+            entry.members.shrink_to(entry.members.len() * 2);
+        }
+        if entry.members.is_empty()
+            && let Some(entry) = self.groups.remove(group)
+        {
+            self.by_key.remove(&entry.key);
+        }
+    }
+
+    /// The group's place and that place's generation, if it has members here.
+    pub(crate) fn find(&self, business: u32, id: &[u8]) -> Option<(GroupIndex, u32)> {
+        let group = *self.by_key.get(&KeyRef { business, id })?;
+        Some((group, self.groups.generation(group)))
+    }
+
+    /// Whether `generation` still names the group that stands at `group`.
+    pub(crate) fn is_current(&self, group: GroupIndex, generation: u32) -> bool {
+        self.groups.get(group).is_some() && self.groups.generation(group) == generation
+    }
+
+    /// The members of a group, as slots.
+    pub(crate) fn members(&self, group: GroupIndex) -> &[u32] {
+        self.groups.get(group).map_or(&[], |group| &group.members)
+    }
+
+    /// Whether the connection in `slot` is in `group` now.
+    #[inline]
+    pub(crate) fn is_member(&self, slot: u32, group: GroupIndex) -> bool {
+        self.rows.get(slot as usize).is_some_and(|row| {
+            row.first.group == group
+                || row
+                    .more
+                    .as_ref()
+                    .is_some_and(|more| more.iter().any(|membership| membership.group == group))
+        })
+    }
+
+    /// Business, id and members of the first group at or behind `from`, and where to go on.
+    pub(crate) fn next_from(&self, from: GroupIndex) -> Option<(u32, &[u8], &[u32], GroupIndex)> {
+        (from..self.groups.slots()).find_map(|index| {
+            let group = self.groups.get(index)?;
+            Some((
+                group.key.business,
+                &*group.key.id,
+                group.members.as_slice(),
+                index + 1,
+            ))
+        })
+    }
+
+    /// How many groups have members here.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.groups.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Join(u32, u8),
+        Leave(u32, u8),
+        LeaveAll(u32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0u32..20, 0u8..6).prop_map(|(slot, group)| Step::Join(slot, group)),
+            2 => (0u32..20, 0u8..6).prop_map(|(slot, group)| Step::Leave(slot, group)),
+            1 => (0u32..20).prop_map(Step::LeaveAll),
+        ]
+    }
+
+    proptest! {
+        /// Against a map from group to set of slots.
+        #[test]
+        fn behaves_like_sets(steps in proptest::collection::vec(step(), 0..300)) {
+            let mut groups = Groups::default();
+            let mut model: BTreeMap<u8, BTreeSet<u32>> = BTreeMap::new();
+            for step in steps {
+                match step {
+                    Step::Join(slot, group) => {
+                        groups.join(slot, 1, &[group]);
+                        model.entry(group).or_default().insert(slot);
+                    }
+                    Step::Leave(slot, group) => {
+                        groups.leave(slot, 1, &[group]);
+                        model.entry(group).or_default().remove(&slot);
+                    }
+                    Step::LeaveAll(slot) => {
+                        groups.leave_all(slot);
+                        model.values_mut().for_each(|members| { members.remove(&slot); });
+                    }
+                }
+                model.retain(|_, members| !members.is_empty());
+                prop_assert_eq!(groups.len(), model.len());
+                for (group, expected) in &model {
+                    let (index, generation) = groups.find(1, &[*group]).expect("it has members");
+                    prop_assert!(groups.is_current(index, generation));
+                    let members: BTreeSet<u32> = groups.members(index).iter().copied().collect();
+                    prop_assert_eq!(&members, expected);
+                    for slot in 0..20 {
+                        prop_assert_eq!(groups.is_member(slot, index), expected.contains(&slot));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_fits_its_budget() {
+        // 16 bytes a slot, of which 8 are one membership; with 4 in the group's list a member costs 12.
+        assert_eq!(size_of::<Row>(), 16);
+    }
+}

@@ -1,0 +1,176 @@
+//! What goes to state with the next batch.
+//!
+//! "Send what is ready": a turn's events are one batch; while the stream is full the batch goes on growing, up to
+//! the link queue's bound. Frames beyond it are answered `busy` by the caller. Closes and receipts are always taken:
+//! there are never more of them than connections and pushes under way.
+
+use bytes::Bytes;
+use imaccess_net::handle::Handle;
+use imaccess_proto::v1::{
+    ConnectionClosed, Frames, GatewayBatch, LoginAttempt, Outcome, Receipts, SnapshotChunk, SnapshotGroup,
+};
+use imaccess_wire::Code;
+
+/// The growing batch.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    snapshot: Option<SnapshotChunk>,
+    tickets: Vec<u8>,
+    logins: Vec<LoginAttempt>,
+    login_bytes: usize,
+    handles: Vec<u64>,
+    lengths: Vec<u32>,
+    frames: Vec<u8>,
+    receipt_ids: Vec<u64>,
+    outcomes: Vec<u8>,
+    closed: Vec<ConnectionClosed>,
+    has_events: bool,
+}
+
+impl Outbox {
+    /// Whether there is anything to send.
+    pub(crate) fn has_events(&self) -> bool {
+        self.has_events
+    }
+
+    /// Bytes of frames that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.frames.len() + self.login_bytes
+    }
+
+    /// A data frame of a connection.
+    #[inline]
+    pub(crate) fn uplink(&mut self, handle: Handle, frame: &[u8]) {
+        self.has_events = true;
+        self.handles.push(handle.bits());
+        self.lengths.push(frame.len() as u32);
+        self.frames.extend_from_slice(frame);
+    }
+
+    /// A login frame.
+    pub(crate) fn login(&mut self, attempt: LoginAttempt) {
+        self.has_events = true;
+        self.login_bytes += attempt.frame.len();
+        self.logins.push(attempt);
+    }
+
+    /// What became of a push.
+    pub(crate) fn receipt(&mut self, id: u64, outcome: Outcome) {
+        self.has_events = true;
+        self.receipt_ids.push(id);
+        self.outcomes.push(outcome as u8);
+    }
+
+    /// A connection is gone.
+    pub(crate) fn closed(&mut self, handle: Handle, code: Code) {
+        self.has_events = true;
+        self.closed.push(ConnectionClosed {
+            handle: handle.bits(),
+            code: u32::from(code as u16),
+        });
+    }
+
+    /// A logged-in connection that state may not know.
+    pub(crate) fn row(&mut self, handle: Handle, serial: u64, ticket: &[u8]) {
+        self.has_events = true;
+        let chunk = self.snapshot.get_or_insert_default();
+        chunk.handle.push(handle.bits());
+        chunk.serial.push(serial);
+        chunk.ticket_length.push(ticket.len() as u32);
+        self.tickets.extend_from_slice(ticket);
+    }
+
+    /// Some members of a group.
+    pub(crate) fn group(&mut self, business: u32, id: &[u8], member: Vec<u64>) {
+        self.has_events = true;
+        let group = SnapshotGroup {
+            business,
+            group: Bytes::copy_from_slice(id),
+            member,
+        };
+        self.snapshot.get_or_insert_default().groups.push(group);
+    }
+
+    /// The snapshot is complete.
+    pub(crate) fn snapshot_done(&mut self) {
+        self.has_events = true;
+        self.snapshot.get_or_insert_default().done = true;
+    }
+
+    /// The batch, ready to send. Capacity is kept about as large as this batch was.
+    pub(crate) fn take(&mut self) -> GatewayBatch {
+        self.has_events = false;
+        self.login_bytes = 0;
+        let tickets = std::mem::take(&mut self.tickets);
+        let snapshot = self.snapshot.take().map(|chunk| SnapshotChunk {
+            tickets: tickets.into(),
+            ..chunk
+        });
+        let uplink = if self.handles.is_empty() {
+            None
+        } else {
+            Some(Frames {
+                handle: take_sized(&mut self.handles),
+                length: take_sized(&mut self.lengths),
+                frames: take_sized(&mut self.frames).into(),
+            })
+        };
+        let receipts = if self.receipt_ids.is_empty() {
+            None
+        } else {
+            Some(Receipts {
+                id: std::mem::take(&mut self.receipt_ids),
+                outcome: std::mem::take(&mut self.outcomes).into(),
+            })
+        };
+        GatewayBatch {
+            hello: None,
+            snapshot,
+            logins: std::mem::take(&mut self.logins),
+            uplink,
+            receipts,
+            closed: std::mem::take(&mut self.closed),
+        }
+    }
+
+    /// Forgets everything: the stream that it was for is gone.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// Takes a column, leaving one with room for about as much again: the next turn is likely to be like this one.
+/// A column that was once huge leaves little behind.
+fn take_sized<T>(column: &mut Vec<T>) -> Vec<T> {
+    const MOST_BYTES: usize = 64 << 10;
+    let room = column.len().min(MOST_BYTES / size_of::<T>().max(1));
+    std::mem::replace(column, Vec::with_capacity(room))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_holds_what_was_put_in_and_nothing_is_sent_twice() {
+        let mut outbox = Outbox::default();
+        assert!(!outbox.has_events());
+        let (one, two) = (Handle::new(0, 1, 0), Handle::new(0, 2, 5));
+        outbox.uplink(one, b"first");
+        outbox.uplink(two, b"second");
+        outbox.row(two, 9, b"ticket");
+        outbox.receipt(77, Outcome::Written);
+        outbox.closed(one, Code::ConnectionLost);
+        assert_eq!(outbox.bytes(), 11);
+        let batch = outbox.take();
+        let uplink = batch.uplink.unwrap();
+        assert_eq!(uplink.handle, [one.bits(), two.bits()]);
+        assert_eq!(uplink.length, [5, 6]);
+        assert_eq!(&uplink.frames[..], b"firstsecond");
+        assert_eq!(&batch.snapshot.unwrap().tickets[..], b"ticket");
+        assert_eq!(batch.closed.len(), 1);
+        assert_eq!(&batch.receipts.unwrap().outcome[..], [Outcome::Written as u8]);
+        assert!(!outbox.has_events());
+        assert_eq!(outbox.take(), GatewayBatch::default());
+    }
+}

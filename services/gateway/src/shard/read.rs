@@ -1,0 +1,272 @@
+//! Bytes from clients: read into the shard's one buffer, cut into frames, and passed on.
+
+use std::io::ErrorKind;
+
+use imaccess_net::handle::Handle;
+use imaccess_proto::v1::{LoginAttempt, Transport};
+use imaccess_wire::frame::{Accepted, Close, Join, Leave, Pong, Reply, Request, Send};
+use imaccess_wire::header::{FrameType, Split, peek, split};
+use imaccess_wire::{Code, ProtocolError};
+
+use super::Shard;
+use super::connection::{Partial, Phase};
+
+/// Reads per connection and turn: one that floods gets 64 KiB of a turn, then the others theirs.
+const READS_PER_TURN: usize = 1;
+/// Retry-after of a frame that found state away or busy.
+const RETRY_AFTER_MS: u32 = 500;
+
+impl Shard {
+    /// Reads what a connection has sent, up to its share of a turn.
+    pub(crate) fn read(&mut self, slot: u32) {
+        // The buffer leaves the shard while frames are borrowed from it.
+        let mut buffer = std::mem::take(&mut self.read_buffer);
+        for _ in 0..READS_PER_TURN {
+            if !self.read_once(slot, &mut buffer) {
+                break;
+            }
+        }
+        self.read_buffer = buffer;
+    }
+
+    /// One read; whether there may be more.
+    fn read_once(&mut self, slot: u32, buffer: &mut [u8]) -> bool {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return false;
+        };
+        // A frame that was begun is continued in the buffer, behind its beginning.
+        let begun = connection.partial.take();
+        let start = begun.as_ref().map_or(0, |partial| {
+            buffer[..partial.bytes.len()].copy_from_slice(&partial.bytes);
+            partial.bytes.len()
+        });
+        let received = match connection.socket.read(&mut buffer[start..]) {
+            Ok(0) => {
+                connection.ended = true;
+                self.peer_ended(slot);
+                return false;
+            }
+            Ok(received) => received,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                connection.partial = begun;
+                return false;
+            }
+            Err(_) => {
+                self.lost(slot);
+                return false;
+            }
+        };
+        connection.last_seen = self.tick;
+        self.counts.received_bytes += received as u64;
+        let more = received == buffer.len() - start;
+        if connection.phase == Phase::Closing {
+            // Read and thrown away: an unread byte would turn the close into a reset.
+            return self.note_more(slot, more);
+        }
+        let since = begun.map(|partial| partial.since);
+        self.frames(slot, &buffer[..start + received], since);
+        self.note_more(slot, more)
+    }
+
+    /// Edge-triggered: a connection that may have more is read again next turn without another event.
+    fn note_more(&mut self, slot: u32, more: bool) -> bool {
+        if more
+            && let Some(connection) = self.connections.get_mut(slot)
+            && !connection.has_more
+        {
+            connection.has_more = true;
+            self.unread.push(slot);
+        }
+        more
+    }
+
+    /// Cuts `bytes` into frames and keeps the beginning of one that isn't whole. `since`: when it was begun.
+    fn frames(&mut self, slot: u32, bytes: &[u8], since: Option<u32>) {
+        let mut rest = bytes;
+        let mut first = true;
+        loop {
+            match split(rest, self.wire_limits) {
+                Ok(Some(frame)) => {
+                    rest = frame.rest;
+                    first = false;
+                    self.frame(slot, &frame);
+                    if self
+                        .connections
+                        .get(slot)
+                        .is_none_or(|connection| connection.phase == Phase::Closing)
+                    {
+                        return;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.refuse_bytes(slot, error);
+                    return;
+                }
+            }
+        }
+        if rest.is_empty() {
+            return;
+        }
+        debug_assert!(peek(rest, self.wire_limits).is_ok(), "split has looked at it");
+        // The deadline counts from the first byte of this frame, however slowly the rest drips in.
+        let begun = match since {
+            Some(since) if first => since,
+            _ => self.tick,
+        };
+        if let Some(connection) = self.connections.get_mut(slot) {
+            connection.partial = Some(Box::new(Partial {
+                bytes: rest.to_vec(),
+                since: begun,
+            }));
+        }
+        self.look_again(slot);
+    }
+
+    /// One whole frame.
+    #[inline]
+    fn frame(&mut self, slot: u32, frame: &Split<'_>) {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        let kind = frame.header.kind;
+        self.counts.received_frames[kind.map_or(0, |kind| kind as usize)] += 1;
+        let Some(kind) = kind else { return };
+        match (connection.phase, kind) {
+            (Phase::Online, FrameType::Request | FrameType::Send) => self.forward(slot, kind, frame),
+            (Phase::Online, FrameType::Ping) => self.pong(slot),
+            (Phase::Online, FrameType::Join | FrameType::Leave | FrameType::PushAck) => {
+                self.forward(slot, kind, frame);
+            }
+            (Phase::Connecting, FrameType::Login) => self.login(slot, frame),
+            (_, FrameType::Close) => self.goodbye(slot, frame.body()),
+            (Phase::Online, _) => self.end(slot, Code::Unexpected),
+            (Phase::Connecting | Phase::Authenticating, _) => self.end(slot, Code::NotLoggedIn),
+            (Phase::Closing, _) => {}
+        }
+    }
+
+    fn pong(&mut self, slot: u32) {
+        let mut pong = Vec::with_capacity(8);
+        std::mem::swap(&mut pong, &mut self.frame_buffer);
+        pong.clear();
+        Pong::default().encode(&mut pong);
+        self.send_control(slot, &pong);
+        self.frame_buffer = pong;
+    }
+
+    /// The client says goodbye: no resume is wanted, unless its code says so.
+    fn goodbye(&mut self, slot: u32, body: &[u8]) {
+        let code = match Close::decode(body) {
+            Ok(close) if close.resumable => Code::ConnectionLost,
+            _ => Code::ClientLeft,
+        };
+        self.gone(slot, code);
+    }
+
+    /// Passes a data frame on to state, or answers that it can't.
+    fn forward(&mut self, slot: u32, kind: FrameType, frame: &Split<'_>) {
+        let Some(attachment) = self.link.attachment() else {
+            self.counts.shed_no_state += 1;
+            return self.shed(slot, kind, frame.body(), Code::Retry);
+        };
+        if self.outbox.bytes() + frame.frame.len() > self.limits.link_queue {
+            self.counts.shed_busy += 1;
+            return self.shed(slot, kind, frame.body(), Code::Busy);
+        }
+        self.announce(slot, attachment);
+        let handle = self.handle(slot);
+        self.outbox.uplink(handle, frame.frame);
+    }
+
+    /// Puts a connection's snapshot row before its first event on this attachment.
+    pub(crate) fn announce(&mut self, slot: u32, attachment: u32) {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        if connection.announced != attachment {
+            connection.announced = attachment;
+            let serial = connection.serial;
+            let handle = self.handle(slot);
+            self.outbox.row(handle, serial, self.tickets.get(slot));
+        }
+    }
+
+    /// Answers a data frame that isn't forwarded: the client repeats it with the same message id.
+    fn shed(&mut self, slot: u32, kind: FrameType, body: &[u8], code: Code) {
+        let message_id = match kind {
+            FrameType::Request => Request::decode(body).map(|frame| frame.message_id),
+            FrameType::Send => Send::decode(body).map(|frame| frame.message_id),
+            FrameType::Join => Join::decode(body).map(|frame| frame.message_id),
+            FrameType::Leave => Leave::decode(body).map(|frame| frame.message_id),
+            // A watermark comes again with the next one.
+            _ => return,
+        };
+        let message_id = match message_id {
+            Ok(message_id) => message_id,
+            Err(error) => return self.refuse_bytes(slot, error),
+        };
+        let mut answer = std::mem::take(&mut self.frame_buffer);
+        answer.clear();
+        if kind == FrameType::Request {
+            Reply {
+                message_id,
+                code: code as u16,
+                retry_after_ms: RETRY_AFTER_MS,
+                ..Reply::default()
+            }
+            .encode(&mut answer);
+        } else {
+            Accepted {
+                message_id,
+                code: code as u16,
+                retry_after_ms: RETRY_AFTER_MS,
+                ..Accepted::default()
+            }
+            .encode(&mut answer);
+        }
+        self.send_control(slot, &answer);
+        self.frame_buffer = answer;
+    }
+
+    /// Passes a login on to state, or refuses it.
+    fn login(&mut self, slot: u32, frame: &Split<'_>) {
+        let Some(attachment) = self.link.attachment() else {
+            return self.refuse_login(slot, Code::LoginUnavailable);
+        };
+        if self.outbox.bytes() + frame.frame.len() > self.limits.link_queue {
+            return self.refuse_login(slot, Code::Overloaded);
+        }
+        let handle = self.handle(slot);
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        connection.phase = Phase::Authenticating;
+        connection.since = self.tick;
+        connection.announced = attachment;
+        let address = connection.address.as_deref().copied();
+        let keep_address = self.admission.per_address();
+        if !keep_address {
+            connection.address = None;
+        }
+        self.outbox.login(LoginAttempt {
+            handle: handle.bits(),
+            serial: connection.serial,
+            frame: bytes::Bytes::copy_from_slice(frame.frame),
+            peer: address.map_or_else(String::new, |address| address.to_string()),
+            transport: Transport::Tcp.into(),
+        });
+        self.look_again(slot);
+    }
+
+    /// What the peer sent is no frame: a close with its own code, and no effect on others.
+    fn refuse_bytes(&mut self, slot: u32, error: ProtocolError) {
+        tracing::debug!(handle = %self.handle(slot), %error, "closing a connection");
+        self.end(slot, error.code());
+    }
+
+    /// The handle of the connection in `slot`.
+    pub(crate) fn handle(&self, slot: u32) -> Handle {
+        Handle::new(self.id, slot, self.connections.generation(slot))
+    }
+}
