@@ -20,6 +20,11 @@ use super::table::{Route, Verdict};
 
 /// Flow-control windows: at 4 MiB and 0.5 ms within a cluster they allow 8 GB/s, and never stall a snapshot.
 pub(crate) const WINDOW: u32 = 4 << 20;
+/// Window of a feed's whole connection. Its one stream is bounded by [`WINDOW`]; this is larger for another reason:
+/// the HTTP/2 library grants small DATA frames that nobody has read yet an overhead of half this window (256 bytes less
+/// their length, each) and *closes the connection* beyond. With 64 stream windows the stream's own window always
+/// ends first, so that a reader who lags stops the sender instead of losing the stream.
+pub(crate) const FEED_CONNECTION_WINDOW: u32 = 64 * WINDOW;
 /// Longest message taken: snapshots come in chunks far below it.
 const MESSAGE_LIMIT: usize = 16 << 20;
 /// First pause after a failed attempt.
@@ -215,7 +220,7 @@ async fn open<S: RouteStore>(
         .connect_timeout(DIAL_TIMEOUT)
         .tcp_nodelay(true)
         .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
+        .initial_connection_window_size(FEED_CONNECTION_WINDOW)
         .http2_keep_alive_interval(times.suspect_after / 2)
         .keep_alive_timeout(times.suspect_after / 2)
         .keep_alive_while_idle(true)
