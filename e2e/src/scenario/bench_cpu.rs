@@ -35,7 +35,7 @@ pub(super) async fn ipconfig(size: Size, seed: u64) -> Result<Report> {
 /// `bench login`: logins per second and core.
 pub(super) async fn login(size: Size, seed: u64) -> Result<Report> {
     let mut report = Report::new("login", size, seed);
-    let mut arguments = vec!["login"];
+    let mut arguments = vec!["login", "--connections", size.pick("300", "10000")];
     arguments.extend(shorter(size));
     let figures = Figures::measure(&arguments, DEADLINE).await?;
     figures.note("", &mut report);
