@@ -4,10 +4,10 @@
 //! batch and, per message, exactly one read and one write, counted so that the run can show it. They speak no
 //! protocol: the echo sends back what it read, the fan-out copies what its control port got.
 
-pub mod echo;
-pub mod fanout;
+pub(crate) mod echo;
+pub(crate) mod fanout;
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -37,25 +37,25 @@ const PUBLISHER: u64 = u64::MAX - 3;
 
 /// What a bare server did since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Connections accepted.
-    pub accepted: u64,
+    pub(crate) accepted: u64,
     /// Calls of `epoll_wait`.
-    pub waits: u64,
+    pub(crate) waits: u64,
     /// Reads that brought bytes.
-    pub reads: u64,
+    pub(crate) reads: u64,
     /// Bytes that they brought.
-    pub read_bytes: u64,
+    pub(crate) read_bytes: u64,
     /// Writes.
-    pub writes: u64,
+    pub(crate) writes: u64,
     /// Writes that the kernel didn't take whole: the figures of such a run are worth nothing.
-    pub short_writes: u64,
+    pub(crate) short_writes: u64,
 }
 
 impl Counts {
     /// What was done since `earlier`.
     #[must_use]
-    pub fn since(self, earlier: Self) -> Self {
+    pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
             accepted: self.accepted - earlier.accepted,
             waits: self.waits - earlier.waits,
@@ -69,11 +69,11 @@ impl Counts {
 
 /// First line that a bare server prints.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Started {
+pub(crate) struct Started {
     /// Where clients connect to.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Where messages are published, if there is such a port.
-    pub control: Option<SocketAddr>,
+    pub(crate) control: Option<SocketAddr>,
 }
 
 /// The connections of a bare server.
@@ -85,7 +85,10 @@ struct Sockets {
 
 impl Sockets {
     fn new() -> Self {
-        Self { slots: Vec::with_capacity(CONNECTIONS), free: Vec::with_capacity(CONNECTIONS) }
+        Self {
+            slots: Vec::with_capacity(CONNECTIONS),
+            free: Vec::with_capacity(CONNECTIONS),
+        }
     }
 
     /// Accepts everything that waits.
@@ -139,14 +142,14 @@ fn listen() -> anyhow::Result<Listener> {
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// Who asks a bare server for its counts: its standard input and output, or a test.
-pub struct Asker<In, Out> {
+pub(crate) struct Asker<In, Out> {
     /// Each line asks; the end ends the server.
-    pub input: In,
+    pub(crate) input: BufReader<In>,
     /// Answers, a line each.
-    pub output: Out,
+    pub(crate) output: Out,
 }
 
-impl<In: BufRead + AsFd, Out: Write> Asker<In, Out> {
+impl<In: Read + AsFd, Out: Write> Asker<In, Out> {
     fn say(&mut self, what: &impl Serialize) -> anyhow::Result<()> {
         serde_json::to_writer(&mut self.output, what)?;
         self.output.write_all(b"\n")?;

@@ -4,7 +4,7 @@
 //! when its standard input ends, is asked by signal after that, and is never left behind: Ctrl-C, an error and the
 //! normal end all go through the same drop.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,7 +62,13 @@ impl Child {
             .with_context(|| format!("start `{what}`"))?;
         lock().push(process.id());
         let output = process.stdout.take().context("its output is piped")?;
-        Ok(Self { input: process.stdin.take(), output: BufReader::new(output), process, what, listens })
+        Ok(Self {
+            input: process.stdin.take(),
+            output: BufReader::new(output),
+            process,
+            what,
+            listens,
+        })
     }
 
     /// Its process id.
@@ -75,13 +81,18 @@ impl Child {
         let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
         let input = self.input.as_mut().context("its input is piped")?;
-        input.write_all(&line).with_context(|| format!("tell `{}`", self.what))
+        input
+            .write_all(&line)
+            .with_context(|| format!("tell `{}`", self.what))
     }
 
     /// Receives one JSON line.
     pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> anyhow::Result<T> {
         let mut line = String::new();
-        let len = self.output.read_line(&mut line).with_context(|| format!("hear `{}`", self.what))?;
+        let len = self
+            .output
+            .read_line(&mut line)
+            .with_context(|| format!("hear `{}`", self.what))?;
         check_interrupt()?;
         if len == 0 {
             bail!("`{}` ended", self.what);
@@ -89,14 +100,30 @@ impl Child {
         serde_json::from_str(&line).with_context(|| format!("understand `{}`: {line}", self.what))
     }
 
-    /// Receives one JSON value that may span lines.
+    /// Receives one JSON object that may span lines and follow others that are not JSON.
     pub(crate) fn receive_object<T: DeserializeOwned>(&mut self) -> anyhow::Result<T> {
-        let mut values = serde_json::Deserializer::from_reader(self.output.by_ref()).into_iter();
-        let value = values.next();
-        check_interrupt()?;
-        match value {
-            Some(value) => value.with_context(|| format!("understand `{}`", self.what)),
-            None => bail!("`{}` ended before it was ready", self.what),
+        let mut text = String::new();
+        loop {
+            let before = text.len();
+            let len = self
+                .output
+                .read_line(&mut text)
+                .with_context(|| format!("hear `{}`", self.what))?;
+            check_interrupt()?;
+            if len == 0 {
+                bail!("`{}` ended before it was ready", self.what);
+            }
+            if before == 0 && !text.trim_start().starts_with('{') {
+                text.clear();
+                continue;
+            }
+            match serde_json::from_str(&text) {
+                Ok(object) => return Ok(object),
+                Err(error) if error.is_eof() => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("understand `{}`: {text}", self.what));
+                }
+            }
         }
     }
 
@@ -135,25 +162,29 @@ pub(crate) fn end_with_parent() {
 
 /// From now on, Ctrl-C and SIGTERM end our children, by which the run ends with an error.
 pub(crate) fn watch_interrupt() -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let mut terminate = {
         let _context = runtime.enter();
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?
     };
-    std::thread::Builder::new().name("interrupt".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            loop {
-                tokio::select! {
-                    _ = tokio::signal::ctrl_c() => {}
-                    _ = terminate.recv() => {}
+    std::thread::Builder::new()
+        .name("interrupt".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                loop {
+                    tokio::select! {
+                        _ = tokio::signal::ctrl_c() => {}
+                        _ = terminate.recv() => {}
+                    }
+                    INTERRUPTED.store(true, Ordering::SeqCst);
+                    for pid in lock().iter() {
+                        signal(*pid, Signal::TERM);
+                    }
                 }
-                INTERRUPTED.store(true, Ordering::SeqCst);
-                for pid in lock().iter() {
-                    signal(*pid, Signal::TERM);
-                }
-            }
-        });
-    })?;
+            });
+        })?;
     Ok(())
 }
 

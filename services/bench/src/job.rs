@@ -11,7 +11,7 @@ use crate::latency::LatencyCounts;
 /// One thing to do. A worker answers each with one [`Answer`] before it takes the next.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Job {
+pub(crate) enum Job {
     /// Open connections and log in; answered with [`Answer::Connected`].
     Connect(Connect),
     /// Send and be answered on all open connections; answered with [`Answer::Exchanged`].
@@ -26,34 +26,36 @@ pub enum Job {
 
 /// Connections to open.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Connect {
+pub(crate) struct Connect {
     /// Where to, in turn.
-    pub targets: Vec<SocketAddr>,
+    pub(crate) targets: Vec<SocketAddr>,
     /// How many more.
-    pub count: u64,
+    pub(crate) count: u64,
     /// How many may be under way at a time.
-    pub in_flight: usize,
+    pub(crate) in_flight: usize,
     /// `None`: a bare server, which knows no login.
-    pub login: Option<LoginAs>,
+    pub(crate) login: Option<LoginAs>,
+    /// None is begun after so long.
+    pub(crate) seconds: Option<f64>,
 }
 
 /// Who logs in.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LoginAs {
+pub(crate) struct LoginAs {
     /// App of all devices.
-    pub app: String,
+    pub(crate) app: String,
     /// Devices are `<prefix><number>`, numbered on from those before.
-    pub device_prefix: String,
+    pub(crate) device_prefix: String,
     /// How it is proved.
-    pub proof: Proof,
+    pub(crate) proof: Proof,
     /// A group to be in.
-    pub group: Option<Group>,
+    pub(crate) group: Option<Group>,
 }
 
 /// What a login is proved with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Proof {
+pub(crate) enum Proof {
     /// Development tokens, issued before the clock starts.
     Issue {
         /// The signing key.
@@ -69,28 +71,28 @@ pub enum Proof {
 
 /// A group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Group {
+pub(crate) struct Group {
     /// Its business.
-    pub business: u32,
+    pub(crate) business: u32,
     /// Its id.
-    pub id: String,
+    pub(crate) id: String,
 }
 
 /// Messages to exchange.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     /// What is sent.
-    pub message: Message,
+    pub(crate) message: Message,
     /// When.
-    pub pace: Pace,
+    pub(crate) pace: Pace,
     /// For how long.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
 }
 
 /// What is sent; a bare server sends the same bytes back.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Message {
+pub(crate) enum Message {
     /// A ping.
     Ping,
     /// A request with this many bytes of payload.
@@ -105,7 +107,7 @@ pub enum Message {
 /// When it is sent.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Pace {
+pub(crate) enum Pace {
     /// Each connection sends when it has its answer (closed loop).
     Saturated,
     /// So many a second over all connections, answered or not (open loop).
@@ -114,21 +116,21 @@ pub enum Pace {
 
 /// Messages to a group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Fanout {
+pub(crate) struct Fanout {
     /// Through what.
-    pub publisher: Publisher,
+    pub(crate) publisher: Publisher,
     /// How many messages may be on their way to some member.
-    pub outstanding: usize,
+    pub(crate) outstanding: usize,
     /// Length of the payload.
-    pub bytes: usize,
+    pub(crate) bytes: usize,
     /// For how long.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
 }
 
 /// Who hands a message to all members.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Publisher {
+pub(crate) enum Publisher {
     /// The push API.
     Push {
         /// Its URL.
@@ -147,21 +149,21 @@ pub enum Publisher {
 
 /// HTTP requests over keep-alive connections, the next as soon as the answer is there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Http {
+pub(crate) struct Http {
     /// The server.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// What is asked for.
-    pub path: String,
+    pub(crate) path: String,
     /// Over how many connections.
-    pub connections: u64,
+    pub(crate) connections: u64,
     /// For how long.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
 }
 
 /// What came of a job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Answer {
+pub(crate) enum Answer {
     /// The worker runs.
     Ready,
     /// Of [`Job::Connect`].
@@ -177,59 +179,59 @@ pub enum Answer {
 }
 
 /// Failures by what they were.
-pub type Failures = BTreeMap<String, u64>;
+pub(crate) type Failures = BTreeMap<String, u64>;
 
 /// Connections that were opened.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Connected {
+pub(crate) struct Connected {
     /// Opened, and logged in where asked.
-    pub count: u64,
+    pub(crate) count: u64,
     /// Of these, how many went on with their session.
-    pub resumed: u64,
+    pub(crate) resumed: u64,
     /// Those that failed.
-    pub failures: Failures,
+    pub(crate) failures: Failures,
     /// From the first to the last.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// Ping interval that the server asked for; 0: none.
-    pub ping_interval_s: u32,
+    pub(crate) ping_interval_s: u32,
     /// From the start of each connection to its login.
-    pub latency: LatencyCounts,
+    pub(crate) latency: LatencyCounts,
 }
 
 /// Messages that were exchanged.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Exchanged {
+pub(crate) struct Exchanged {
     /// Sent, or meant to be.
-    pub sent: u64,
+    pub(crate) sent: u64,
     /// Answered, and rightly.
-    pub answered: u64,
+    pub(crate) answered: u64,
     /// Those that failed.
-    pub failures: Failures,
+    pub(crate) failures: Failures,
     /// From the first message to the last answer.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// From the intended time of sending to the answer.
-    pub latency: LatencyCounts,
+    pub(crate) latency: LatencyCounts,
     /// Length of a sent frame.
-    pub request_bytes: usize,
+    pub(crate) request_bytes: usize,
     /// Length of an answer.
-    pub answer_bytes: usize,
+    pub(crate) answer_bytes: usize,
 }
 
 /// Messages to a group that were received.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct FannedOut {
+pub(crate) struct FannedOut {
     /// Published.
-    pub messages: u64,
+    pub(crate) messages: u64,
     /// Messages × members.
-    pub expected: u64,
+    pub(crate) expected: u64,
     /// Received, each once.
-    pub received: u64,
+    pub(crate) received: u64,
     /// From the first publish to the last receipt.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// From each publish to its last receipt.
-    pub latency: LatencyCounts,
+    pub(crate) latency: LatencyCounts,
     /// Length of one message as a member gets it.
-    pub frame_bytes: usize,
+    pub(crate) frame_bytes: usize,
     /// Members that lost their connection, and the like.
-    pub failures: Failures,
+    pub(crate) failures: Failures,
 }

@@ -10,41 +10,35 @@ const LONGEST_NS: u64 = 120_000_000_000;
 
 /// A histogram of latencies with three significant digits.
 #[derive(Clone, Debug)]
-pub struct Latency(Histogram<u64>);
+pub(crate) struct Latency(Histogram<u64>);
 
 /// Its form between processes: (nanoseconds, how many).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct LatencyCounts(Vec<(u64, u64)>);
+pub(crate) struct LatencyCounts(Vec<(u64, u64)>);
 
 impl Latency {
     /// An empty one.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // Below a microsecond nothing travels between two processes.
         Self(Histogram::new_with_bounds(1_000, LONGEST_NS, 3).expect("the bounds are constants that fit"))
     }
 
     /// Counts one latency.
     #[inline]
-    pub fn record(&mut self, ns: u64) {
+    pub(crate) fn record(&mut self, ns: u64) {
         self.0.saturating_record(ns);
-    }
-
-    /// How many were counted.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.0.len()
     }
 
     /// The latency, in microseconds, that the share `quantile` of all stayed within.
     #[must_use]
-    pub fn us(&self, quantile: f64) -> f64 {
+    pub(crate) fn us(&self, quantile: f64) -> f64 {
         Duration::from_nanos(self.0.value_at_quantile(quantile)).as_secs_f64() * 1e6
     }
 
     /// Adds what another process counted.
-    pub fn add(&mut self, counts: &LatencyCounts) {
+    pub(crate) fn add(&mut self, counts: &LatencyCounts) {
         for &(ns, count) in &counts.0 {
             self.0.saturating_record_n(ns, count);
         }
@@ -52,9 +46,13 @@ impl Latency {
 
     /// For another process.
     #[must_use]
-    pub fn counts(&self) -> LatencyCounts {
+    pub(crate) fn counts(&self) -> LatencyCounts {
         let recorded = self.0.iter_recorded();
-        LatencyCounts(recorded.map(|step| (step.value_iterated_to(), step.count_at_value())).collect())
+        LatencyCounts(
+            recorded
+                .map(|step| (step.value_iterated_to(), step.count_at_value()))
+                .collect(),
+        )
     }
 }
 
@@ -85,7 +83,7 @@ mod tests {
         let json = serde_json::to_string(&[first.counts(), second.counts()]).unwrap();
         let read: Vec<LatencyCounts> = serde_json::from_str(&json).unwrap();
         let sum: Latency = read.iter().collect();
-        assert_eq!(sum.count(), 1_001);
+        assert_eq!(sum.0.len(), 1_001);
         // Three significant digits.
         assert!((sum.us(0.5) - 501.0).abs() <= 1.0, "{}", sum.us(0.5));
         assert!((sum.us(0.99) - 991.0).abs() <= 1.0, "{}", sum.us(0.99));

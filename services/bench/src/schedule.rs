@@ -2,7 +2,7 @@
 
 /// The intended times of messages at a fixed rate, from zero.
 #[derive(Clone, Copy, Debug)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     interval_ns: f64,
     total: u64,
     next: u64,
@@ -11,14 +11,22 @@ pub struct Schedule {
 impl Schedule {
     /// `rate` messages a second for `seconds`.
     #[must_use]
-    pub fn new(rate: f64, seconds: f64) -> Self {
-        let total = if rate > 0.0 && seconds > 0.0 { (rate * seconds).round() as u64 } else { 0 };
-        Self { interval_ns: 1e9 / rate, total, next: 0 }
+    pub(crate) fn new(rate: f64, seconds: f64) -> Self {
+        let total = if rate > 0.0 && seconds > 0.0 {
+            (rate * seconds).round() as u64
+        } else {
+            0
+        };
+        Self {
+            interval_ns: 1e9 / rate,
+            total,
+            next: 0,
+        }
     }
 
     /// The next message that was due by `now_ns`: its number and the time it was meant for. However late the
     /// loop is, no message is left out: that is what corrects the latencies for coordinated omission.
-    pub fn due(&mut self, now_ns: u64) -> Option<(u64, u64)> {
+    pub(crate) fn due(&mut self, now_ns: u64) -> Option<(u64, u64)> {
         let intended = self.next_ns()?;
         if intended > now_ns {
             return None;
@@ -30,14 +38,8 @@ impl Schedule {
 
     /// When the next message is meant to go; `None` when all have gone.
     #[must_use]
-    pub fn next_ns(&self) -> Option<u64> {
+    pub(crate) fn next_ns(&self) -> Option<u64> {
         (self.next < self.total).then(|| (self.next as f64 * self.interval_ns) as u64)
-    }
-
-    /// How many messages there are in all.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.total
     }
 }
 
@@ -61,6 +63,6 @@ mod tests {
     #[test]
     fn no_rate_is_no_message() {
         assert_eq!(Schedule::new(0.0, 10.0).next_ns(), None);
-        assert_eq!(Schedule::new(833.3, 180.0).total(), 149_994);
+        assert_eq!(Schedule::new(833.3, 180.0).total, 149_994);
     }
 }

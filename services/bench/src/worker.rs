@@ -29,7 +29,7 @@ const SCRATCH: usize = 64 * 1024;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// The connections of one load process, and what it needs to drive them.
-pub struct Worker {
+pub(crate) struct Worker {
     epoll: Epoll,
     /// Indexed by the epoll token.
     links: Vec<Link>,
@@ -46,7 +46,7 @@ impl Worker {
     ///
     /// # Errors
     /// When no epoll set can be made.
-    pub fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         Ok(Self {
             epoll: Epoll::new(BATCH).context("make an epoll set")?,
             links: Vec::new(),
@@ -58,7 +58,7 @@ impl Worker {
     }
 
     /// Does one job.
-    pub fn work(&mut self, job: Job) -> Answer {
+    pub(crate) fn work(&mut self, job: Job) -> Answer {
         let done = match job {
             Job::Connect(job) => self.connect(&job).map(Answer::Connected),
             Job::Exchange(job) => self.exchange(&job).map(Answer::Exchanged),
@@ -86,7 +86,7 @@ impl Worker {
 ///
 /// # Errors
 /// When a line is no job, or nobody reads the answers.
-pub fn run() -> anyhow::Result<()> {
+pub(crate) fn run() -> anyhow::Result<()> {
     crate::child::end_with_parent();
     let mut worker = Worker::new()?;
     let mut out = std::io::stdout().lock();
@@ -115,7 +115,10 @@ impl Sources {
 
     /// Starts where another process most likely does not.
     fn random() -> Self {
-        Self { second: fastrand::u8(1..=250), used: fastrand::u32(0..4_000) * Self::PER_ADDRESS }
+        Self {
+            second: fastrand::u8(1..=250),
+            used: fastrand::u32(0..4_000) * Self::PER_ADDRESS,
+        }
     }
 
     /// Where to connect to `target` from; `None`: wherever the kernel likes.
@@ -126,7 +129,10 @@ impl Sources {
         let block = self.used / Self::PER_ADDRESS;
         self.used = self.used.wrapping_add(1);
         let [third, fourth] = [(block / 250 % 250) as u8 + 1, (block % 250) as u8 + 1];
-        Some(SocketAddr::from((Ipv4Addr::new(127, self.second, third, fourth), 0)))
+        Some(SocketAddr::from((
+            Ipv4Addr::new(127, self.second, third, fourth),
+            0,
+        )))
     }
 }
 

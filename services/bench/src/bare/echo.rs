@@ -1,6 +1,6 @@
 //! The bare echo: one read, one write, nothing else.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 
 use imaccess_net::epoll::{Epoll, Interest};
@@ -11,15 +11,18 @@ use super::{Asker, BATCH, BUFFER, CONTROL, Counts, LISTENER, Sockets, Started, l
 ///
 /// # Errors
 /// The kernel's, when a port, a descriptor or a watch isn't to be had.
-pub fn run<In: BufRead + AsFd, Out: Write>(mut asker: Asker<In, Out>) -> anyhow::Result<()> {
+pub(crate) fn run<In: Read + AsFd, Out: Write>(mut asker: Asker<In, Out>) -> anyhow::Result<()> {
     let listener = listen()?;
     let mut epoll = Epoll::new(BATCH)?;
     epoll.add(&listener, LISTENER, Interest::Listener)?;
-    epoll.add(&asker.input, CONTROL, Interest::Listener)?;
+    epoll.add(asker.input.get_ref(), CONTROL, Interest::Listener)?;
     let mut sockets = Sockets::new();
     let mut buffer = vec![0; BUFFER];
     let mut counts = Counts::default();
-    asker.say(&Started { address: listener.address(), control: None })?;
+    asker.say(&Started {
+        address: listener.address(),
+        control: None,
+    })?;
     loop {
         let events = epoll.wait(None)?;
         counts.waits += 1;
@@ -43,7 +46,9 @@ pub fn run<In: BufRead + AsFd, Out: Write>(mut asker: Asker<In, Out>) -> anyhow:
 
 #[inline]
 fn echo(sockets: &mut Sockets, slot: usize, buffer: &mut [u8], counts: &mut Counts) {
-    let Some(socket) = &sockets.slots[slot] else { return };
+    let Some(socket) = &sockets.slots[slot] else {
+        return;
+    };
     let len = match socket.read(buffer) {
         Ok(len) if len > 0 => len,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

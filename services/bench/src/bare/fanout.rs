@@ -1,6 +1,6 @@
 //! The bare fan-out: what its control port gets goes to every member.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 
 use clap::ValueEnum;
@@ -25,17 +25,24 @@ pub enum Mode {
 ///
 /// # Errors
 /// The kernel's, when a port, a descriptor or a watch isn't to be had.
-pub fn run<In: BufRead + AsFd, Out: Write>(mode: Mode, mut asker: Asker<In, Out>) -> anyhow::Result<()> {
+pub(crate) fn run<In: Read + AsFd, Out: Write>(mode: Mode, mut asker: Asker<In, Out>) -> anyhow::Result<()> {
     let listener = listen()?;
     let control = listen()?;
     let mut epoll = Epoll::new(BATCH)?;
     epoll.add(&listener, LISTENER, Interest::Listener)?;
     epoll.add(&control, SECOND_LISTENER, Interest::Listener)?;
-    epoll.add(&asker.input, CONTROL, Interest::Listener)?;
+    epoll.add(asker.input.get_ref(), CONTROL, Interest::Listener)?;
     let mut sockets = Sockets::new();
-    let mut inbox = Inbox { bytes: vec![0; BUFFER], filled: 0, publisher: None };
+    let mut inbox = Inbox {
+        bytes: vec![0; BUFFER],
+        filled: 0,
+        publisher: None,
+    };
     let mut counts = Counts::default();
-    asker.say(&Started { address: listener.address(), control: Some(control.address()) })?;
+    asker.say(&Started {
+        address: listener.address(),
+        control: Some(control.address()),
+    })?;
     loop {
         let events = epoll.wait(None)?;
         counts.waits += 1;
@@ -118,7 +125,9 @@ fn distribute(mode: Mode, inbox: &mut Inbox, sockets: &mut Sockets, counts: &mut
 
 fn to_all(bytes: &[u8], sockets: &mut Sockets, counts: &mut Counts) {
     for slot in 0..sockets.slots.len() {
-        let Some(socket) = &sockets.slots[slot] else { continue };
+        let Some(socket) = &sockets.slots[slot] else {
+            continue;
+        };
         counts.writes += 1;
         if !socket.write(bytes).is_ok_and(|written| written == bytes.len()) {
             counts.short_writes += 1;

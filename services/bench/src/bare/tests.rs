@@ -1,6 +1,5 @@
 //! The bare servers and the load loop against each other, at a small size and with exact counts.
 
-use std::io::{BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
@@ -9,29 +8,6 @@ use serde::de::DeserializeOwned;
 use super::*;
 use crate::job::{Answer, Connect, Exchange, Fanout, Job, Message, Pace, Publisher};
 use crate::worker::Worker;
-
-struct Input(BufReader<UnixStream>);
-
-impl io::Read for Input {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-impl BufRead for Input {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.0.fill_buf()
-    }
-    fn consume(&mut self, amount: usize) {
-        self.0.consume(amount);
-    }
-}
-
-impl AsFd for Input {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.get_ref().as_fd()
-    }
-}
 
 /// A bare server on a thread, and the end of the line to it.
 struct Server {
@@ -42,15 +18,22 @@ struct Server {
 
 impl Server {
     fn start(
-        run: impl FnOnce(Asker<Input, UnixStream>) -> anyhow::Result<()> + Send + 'static,
+        run: impl FnOnce(Asker<UnixStream, UnixStream>) -> anyhow::Result<()> + Send + 'static,
     ) -> Server {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let output = theirs.try_clone().unwrap();
-        let asker = Asker { input: Input(BufReader::new(theirs)), output };
+        let asker = Asker {
+            input: BufReader::new(theirs),
+            output,
+        };
         let thread = std::thread::spawn(move || run(asker));
         let mut line = BufReader::new(ours);
         let started = read(&mut line);
-        Server { started, line, thread }
+        Server {
+            started,
+            line,
+            thread,
+        }
     }
 
     fn counts(&mut self) -> Counts {
@@ -71,8 +54,16 @@ fn read<T: DeserializeOwned>(line: &mut BufReader<UnixStream>) -> T {
 }
 
 fn connect(worker: &mut Worker, address: SocketAddr, count: u64) {
-    let job = Connect { targets: vec![address], count, in_flight: 16, login: None };
-    let Answer::Connected(connected) = worker.work(Job::Connect(job)) else { panic!("not connected") };
+    let job = Connect {
+        targets: vec![address],
+        count,
+        in_flight: 16,
+        login: None,
+        seconds: None,
+    };
+    let Answer::Connected(connected) = worker.work(Job::Connect(job)) else {
+        panic!("not connected")
+    };
     assert_eq!((connected.count, connected.failures.len()), (count, 0));
 }
 
@@ -81,13 +72,28 @@ fn one_read_and_one_write_per_echo() {
     let mut server = Server::start(echo::run);
     let mut worker = Worker::new().unwrap();
     connect(&mut worker, server.started.address, 50);
-    let messages =
-        [Message::Request { business: 1, bytes: 128 }, Message::Request { business: 1, bytes: 0 }, Message::Ping];
+    let messages = [
+        Message::Request {
+            business: 1,
+            bytes: 128,
+        },
+        Message::Request {
+            business: 1,
+            bytes: 0,
+        },
+        Message::Ping,
+    ];
     for message in messages {
         for pace in [Pace::Saturated, Pace::PerSecond(2_000.0)] {
             let before = server.counts();
-            let job = Exchange { message, pace, seconds: 0.25 };
-            let Answer::Exchanged(done) = worker.work(Job::Exchange(job)) else { panic!("not exchanged") };
+            let job = Exchange {
+                message,
+                pace,
+                seconds: 0.25,
+            };
+            let Answer::Exchanged(done) = worker.work(Job::Exchange(job)) else {
+                panic!("not exchanged")
+            };
             let counts = server.counts().since(before);
             assert_eq!((done.answered, done.failures.len()), (done.sent, 0), "{done:?}");
             assert_eq!(done.request_bytes, done.answer_bytes);
@@ -118,18 +124,36 @@ fn every_member_gets_every_message() {
         for outstanding in [1, 8] {
             let before = server.counts();
             let address = server.started.control.unwrap();
-            let publisher = Publisher::Bare { address, frame_bytes: 130 };
-            let job = Fanout { publisher, outstanding, bytes: 100, seconds: 0.2 };
-            let Answer::FannedOut(done) = worker.work(Job::Fanout(job)) else { panic!("not fanned out") };
+            let publisher = Publisher::Bare {
+                address,
+                frame_bytes: 130,
+            };
+            let job = Fanout {
+                publisher,
+                outstanding,
+                bytes: 100,
+                seconds: 0.2,
+            };
+            let Answer::FannedOut(done) = worker.work(Job::Fanout(job)) else {
+                panic!("not fanned out")
+            };
             let counts = server.counts().since(before);
-            assert_eq!((done.received, done.failures.len()), (done.expected, 0), "{done:?}");
+            assert_eq!(
+                (done.received, done.failures.len()),
+                (done.expected, 0),
+                "{done:?}"
+            );
             assert_eq!(done.expected, done.messages * 40);
             assert_eq!(done.frame_bytes, 130);
             assert_eq!(counts.short_writes, 0);
             if mode == fanout::Mode::Send || outstanding == 1 {
                 assert_eq!(counts.writes, done.expected);
             } else {
-                assert!(counts.writes < done.expected / 2, "{counts:?} for {}", done.expected);
+                assert!(
+                    counts.writes < done.expected / 2,
+                    "{counts:?} for {}",
+                    done.expected
+                );
             }
         }
         worker.work(Job::Close);

@@ -41,7 +41,11 @@ enum Step {
 /// What became of a login.
 enum Outcome {
     Pending,
-    LoggedIn { ticket: Box<[u8]>, resumed: bool, ping_interval_s: u32 },
+    LoggedIn {
+        ticket: Box<[u8]>,
+        resumed: bool,
+        ping_interval_s: u32,
+    },
     Refused(String),
 }
 
@@ -60,7 +64,11 @@ impl Worker {
         };
         let bound = LEAST + Duration::from_secs(job.count / SLOWEST_PER_SECOND);
         let bound_ns = bound.as_nanos() as u64;
+        let begin_until_ns = job.seconds.map_or(u64::MAX, |seconds| (seconds * 1e9) as u64);
         loop {
+            if run.clock.ns() > begin_until_ns {
+                run.frames.truncate(run.steps.len());
+            }
             while run.under_way < job.in_flight.max(1) && run.steps.len() < run.frames.len() {
                 self.begin(job, &mut run);
             }
@@ -91,7 +99,12 @@ impl Worker {
     /// All frames, made before the clock starts: issuing a token costs as much as checking it.
     fn plan(&mut self, job: &Connect) -> anyhow::Result<Vec<Planned>> {
         let Some(login) = &job.login else {
-            return Ok((0..job.count).map(|device| Planned { device, frame: Vec::new() }).collect());
+            return Ok((0..job.count)
+                .map(|device| Planned {
+                    device,
+                    frame: Vec::new(),
+                })
+                .collect());
         };
         match &login.proof {
             Proof::Issue { key, key_id, cluster } => {
@@ -106,7 +119,10 @@ impl Worker {
                 let plan = (first..first + job.count).map(|device| {
                     let name = format!("{}{device}", login.device_prefix);
                     let token = issuer.issue(cluster, &login.app, &name, TOKEN_TTL);
-                    Planned { device, frame: frame(login, &name, token.as_bytes(), &[]) }
+                    Planned {
+                        device,
+                        frame: frame(login, &name, token.as_bytes(), &[]),
+                    }
                 });
                 Ok(plan.collect())
             }
@@ -114,7 +130,10 @@ impl Worker {
                 let count = self.tickets.len().min(job.count as usize);
                 let plan = self.tickets.drain(..count).map(|(device, ticket)| {
                     let name = format!("{}{device}", login.device_prefix);
-                    Planned { device, frame: frame(login, &name, &[], &ticket) }
+                    Planned {
+                        device,
+                        frame: frame(login, &name, &[], &ticket),
+                    }
                 });
                 Ok(plan.collect())
             }
@@ -138,7 +157,14 @@ impl Worker {
                 run.under_way += 1;
             }
             Err(error) => {
-                fail(&mut run.done.failures, if error.raw_os_error() == Some(24) { "descriptors" } else { "refused" });
+                fail(
+                    &mut run.done.failures,
+                    if error.raw_os_error() == Some(24) {
+                        "descriptors"
+                    } else {
+                        "refused"
+                    },
+                );
                 run.frames.remove(number);
             }
         }
@@ -182,7 +208,11 @@ impl Worker {
         };
         match result {
             Ok(Outcome::Pending) => {}
-            Ok(Outcome::LoggedIn { ticket, resumed, ping_interval_s }) => {
+            Ok(Outcome::LoggedIn {
+                ticket,
+                resumed,
+                ping_interval_s,
+            }) => {
                 link.ticket = ticket;
                 run.done.resumed += u64::from(resumed);
                 run.done.ping_interval_s = ping_interval_s;

@@ -43,13 +43,21 @@ impl Worker {
                 talk.send(&mut self.links[at], intended);
             }
             // Saturated with nothing unanswered: every connection is gone.
-            let over = if saturated { now >= end_ns || talk.unanswered == 0 } else { schedule.next_ns().is_none() };
+            let over = if saturated {
+                now >= end_ns || talk.unanswered == 0
+            } else {
+                schedule.next_ns().is_none()
+            };
             if over && (talk.unanswered == 0 || now > end_ns + GRACE.as_nanos() as u64) {
                 break;
             }
             now = clock.ns();
-            let until = schedule.next_ns().map(|next| Duration::from_nanos(next.saturating_sub(now)));
-            let events = self.epoll.wait(Some(until.map_or(LONGEST_WAIT, |until| until.min(LONGEST_WAIT))))?;
+            let until = schedule
+                .next_ns()
+                .map(|next| Duration::from_nanos(next.saturating_sub(now)));
+            let events = self
+                .epoll
+                .wait(Some(until.map_or(LONGEST_WAIT, |until| until.min(LONGEST_WAIT))))?;
             for index in 0..events {
                 let ready = self.epoll.event(index);
                 let link = &mut self.links[ready.token as usize];
@@ -97,7 +105,11 @@ struct Talk {
 
 impl Talk {
     fn new(message: Message) -> Self {
-        let bytes = if let Message::Request { bytes, .. } = message { bytes } else { 0 };
+        let bytes = if let Message::Request { bytes, .. } = message {
+            bytes
+        } else {
+            0
+        };
         Self {
             message,
             // Any bytes do: nobody compresses or interprets them.
@@ -130,8 +142,13 @@ impl Talk {
             Message::Request { business, .. } => {
                 let message_id = link.next_message;
                 link.next_message += 1;
-                Request { business, message_id, payload: &self.payload, ..Request::default() }
-                    .encode(&mut self.frame);
+                Request {
+                    business,
+                    message_id,
+                    payload: &self.payload,
+                    ..Request::default()
+                }
+                .encode(&mut self.frame);
                 message_id
             }
         };
@@ -152,9 +169,9 @@ impl Talk {
     #[inline]
     fn receive(&mut self, link: &mut Link, scratch: &mut [u8], now_ns: u64) -> u64 {
         let before = self.unanswered;
-        let received = link.flush().and_then(|()| {
-            link.receive(scratch, |split, waiting| self.answer(split, waiting, now_ns))
-        });
+        let received = link
+            .flush()
+            .and_then(|()| link.receive(scratch, |split, waiting| self.answer(split, waiting, now_ns)));
         let answered = before - self.unanswered;
         if let Err(error) = received {
             fail(&mut self.failures, error.name());

@@ -65,7 +65,9 @@ impl Worker {
                 let received = link.receive(&mut self.scratch, |split, _| match split.header.kind {
                     Some(FrameType::GroupPush) => {
                         let number = GroupPush::decode(split.body()).ok().and_then(|push| {
-                            push.payload.first_chunk::<NUMBER_BYTES>().map(|number| u64::from_be_bytes(*number))
+                            push.payload
+                                .first_chunk::<NUMBER_BYTES>()
+                                .map(|number| u64::from_be_bytes(*number))
                         });
                         frame_bytes = split.frame.len();
                         match number {

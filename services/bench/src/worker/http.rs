@@ -30,10 +30,17 @@ pub(super) fn load(job: &Http, sources: &mut Sources) -> anyhow::Result<Exchange
     for number in 0..job.connections {
         let socket = socket::connect(job.address, sources.next(job.address)).context("connect")?;
         epoll.add(&socket, number, Interest::Stream)?;
-        visits.push(Visit { socket: Some(socket), answer: Vec::new(), asked_ns: 0 });
+        visits.push(Visit {
+            socket: Some(socket),
+            answer: Vec::new(),
+            asked_ns: 0,
+        });
     }
     let request = format!("GET {} HTTP/1.1\r\nhost: {}\r\n\r\n", job.path, job.address);
-    let mut done = Exchanged { request_bytes: request.len(), ..Exchanged::default() };
+    let mut done = Exchanged {
+        request_bytes: request.len(),
+        ..Exchanged::default()
+    };
     let mut latency = Latency::new();
     let clock = Clock::start();
     let end_ns = (job.seconds * 1e9) as u64;
@@ -87,19 +94,25 @@ impl Visit {
         let Some(socket) = &self.socket else { return false };
         self.asked_ns = now_ns;
         // A hundred bytes into an empty socket: they go whole or not at all.
-        socket.write(request).is_ok_and(|written| written == request.len())
+        socket
+            .write(request)
+            .is_ok_and(|written| written == request.len())
     }
 
     /// Reads what there is; the length of an answer that is now whole.
     fn receive(&mut self, scratch: &mut [u8]) -> anyhow::Result<Option<usize>> {
-        let Some(socket) = &self.socket else { return Ok(None) };
+        let Some(socket) = &self.socket else {
+            return Ok(None);
+        };
         match socket.read(scratch) {
             Ok(0) => bail!("closed"),
             Ok(len) => self.answer.extend_from_slice(&scratch[..len]),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(None),
             Err(_) => bail!("connection_lost"),
         }
-        let Some(len) = answer_length(&self.answer)? else { return Ok(None) };
+        let Some(len) = answer_length(&self.answer)? else {
+            return Ok(None);
+        };
         if self.answer.len() < len {
             return Ok(None);
         }
@@ -109,7 +122,9 @@ impl Visit {
 
     /// Ends it; whether it was open.
     fn close(&mut self) -> bool {
-        let Some(socket) = self.socket.take() else { return false };
+        let Some(socket) = self.socket.take() else {
+            return false;
+        };
         socket.close();
         true
     }
@@ -125,7 +140,10 @@ fn answer_length(bytes: &[u8]) -> anyhow::Result<Option<usize>> {
     };
     let text = std::str::from_utf8(&bytes[..header]).context("not_http")?;
     let mut lines = text.split("\r\n");
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("not_http")?;
+    let status = lines
+        .next()
+        .and_then(|line| line.split(' ').nth(1))
+        .context("not_http")?;
     if status != "200" {
         bail!("status_{status}");
     }
@@ -133,7 +151,9 @@ fn answer_length(bytes: &[u8]) -> anyhow::Result<Option<usize>> {
         .filter_map(|line| line.split_once(':'))
         .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
         .context("no_content_length")?;
-    Ok(Some(header + 4 + length.1.trim().parse::<usize>().context("no_content_length")?))
+    Ok(Some(
+        header + 4 + length.1.trim().parse::<usize>().context("no_content_length")?,
+    ))
 }
 
 #[cfg(test)]

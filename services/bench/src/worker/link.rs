@@ -100,7 +100,9 @@ impl Link {
     /// Writes a frame; what the kernel doesn't take follows when it does.
     #[inline]
     pub(crate) fn send(&mut self, frame: &[u8]) -> Result<(), LinkError> {
-        let Some(socket) = &self.socket else { return Err(LinkError::Ended) };
+        let Some(socket) = &self.socket else {
+            return Err(LinkError::Ended);
+        };
         if !self.unsent.is_empty() {
             self.unsent.extend_from_slice(frame);
             return Ok(());
@@ -116,7 +118,9 @@ impl Link {
 
     /// The socket takes bytes again.
     pub(crate) fn flush(&mut self) -> Result<(), LinkError> {
-        let (Some(socket), false) = (&self.socket, self.unsent.is_empty()) else { return Ok(()) };
+        let (Some(socket), false) = (&self.socket, self.unsent.is_empty()) else {
+            return Ok(());
+        };
         match socket.write(&self.unsent) {
             Ok(written) => {
                 self.unsent.drain(..written);
@@ -135,7 +139,9 @@ impl Link {
         mut each: impl FnMut(&Split<'_>, &mut VecDeque<Waiting>),
     ) -> Result<(), LinkError> {
         loop {
-            let Some(socket) = &self.socket else { return Err(LinkError::Ended) };
+            let Some(socket) = &self.socket else {
+                return Err(LinkError::Ended);
+            };
             let len = match socket.read(scratch) {
                 Ok(0) => return Err(LinkError::Ended),
                 Ok(len) => len,
@@ -160,7 +166,10 @@ impl Link {
 
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_ref().expect("only open connections are watched").as_fd()
+        self.socket
+            .as_ref()
+            .expect("only open connections are watched")
+            .as_fd()
     }
 }
 

@@ -29,13 +29,28 @@ fn what_is_never_answered_is_a_failure() {
         first.read_exact(&mut bytes).unwrap();
     });
     let mut worker = Worker::new().unwrap();
-    let job = Connect { targets: vec![address], count: 1, in_flight: 1, login: None };
+    let job = Connect {
+        targets: vec![address],
+        count: 1,
+        in_flight: 1,
+        login: None,
+        seconds: None,
+    };
     assert!(matches!(worker.work(Job::Connect(job)), Answer::Connected(done) if done.count == 1));
-    let message = Message::Request { business: 1, bytes: 10 };
-    let job = Exchange { message, pace: Pace::Saturated, seconds: 30.0 };
+    let message = Message::Request {
+        business: 1,
+        bytes: 10,
+    };
+    let job = Exchange {
+        message,
+        pace: Pace::Saturated,
+        seconds: 30.0,
+    };
     // It ends at once, not after the 30 seconds: with no connection there is nothing to wait for.
     let started = Instant::now();
-    let Answer::Exchanged(done) = worker.work(Job::Exchange(job)) else { panic!("not exchanged") };
+    let Answer::Exchanged(done) = worker.work(Job::Exchange(job)) else {
+        panic!("not exchanged")
+    };
     server.join().unwrap();
     assert!(started.elapsed() < Duration::from_secs(20));
     assert_eq!((done.sent, done.answered), (1, 0));
@@ -53,28 +68,51 @@ fn refused_logins_are_counted_by_their_code() {
             assert!(client.read(&mut frame).unwrap() > 0);
             let mut out = Vec::new();
             let code = imaccess_wire::Code::Overloaded as u16;
-            imaccess_wire::frame::LoginRefused { code, ..Default::default() }.encode(&mut out);
+            imaccess_wire::frame::LoginRefused {
+                code,
+                ..Default::default()
+            }
+            .encode(&mut out);
             client.write_all(&out).unwrap();
         }
     });
     let directory = tempfile::tempdir().unwrap();
     let key = directory.path().join("key.pem");
-    std::fs::write(&key, imaccess_common::token::DevelopmentIssuer::generate().to_pem()).unwrap();
+    std::fs::write(
+        &key,
+        imaccess_common::token::DevelopmentIssuer::generate().to_pem(),
+    )
+    .unwrap();
     let login = LoginAs {
         app: "bench".to_owned(),
         device_prefix: "t-".to_owned(),
-        proof: Proof::Issue { key, key_id: None, cluster: "c".to_owned() },
+        proof: Proof::Issue {
+            key,
+            key_id: None,
+            cluster: "c".to_owned(),
+        },
         group: None,
     };
     let mut worker = Worker::new().unwrap();
-    let job = Connect { targets: vec![address], count: 3, in_flight: 2, login: Some(login) };
-    let Answer::Connected(done) = worker.work(Job::Connect(job)) else { panic!("not connected") };
+    let job = Connect {
+        targets: vec![address],
+        count: 3,
+        in_flight: 2,
+        login: Some(login),
+        seconds: None,
+    };
+    let Answer::Connected(done) = worker.work(Job::Connect(job)) else {
+        panic!("not connected")
+    };
     server.join().unwrap();
     assert_eq!((done.count, done.failures["overloaded"]), (0, 3));
     assert!(matches!(worker.work(Job::Close), Answer::Closed));
-    assert!(matches!(worker.work(Job::Exchange(Exchange {
-        message: Message::Ping,
-        pace: Pace::Saturated,
-        seconds: 1.0
-    })), Answer::Failed(_)));
+    assert!(matches!(
+        worker.work(Job::Exchange(Exchange {
+            message: Message::Ping,
+            pace: Pace::Saturated,
+            seconds: 1.0
+        })),
+        Answer::Failed(_)
+    ));
 }

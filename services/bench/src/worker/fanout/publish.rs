@@ -19,9 +19,18 @@ use crate::job::{Group, Publisher};
 /// Where messages go.
 pub(super) enum Publishing {
     /// Through the push API, from a thread of its own.
-    Push { numbers: mpsc::Sender<u64>, fault: thread_channel::Receiver<String>, thread: JoinHandle<()> },
+    Push {
+        numbers: mpsc::Sender<u64>,
+        fault: thread_channel::Receiver<String>,
+        thread: JoinHandle<()>,
+    },
     /// To a bare server's control port. Messages gather until the flush.
-    Bare { stream: TcpStream, frame: Vec<u8>, number_at: usize, gathered: Vec<u8> },
+    Bare {
+        stream: TcpStream,
+        frame: Vec<u8>,
+        number_at: usize,
+        gathered: Vec<u8>,
+    },
 }
 
 impl Publishing {
@@ -31,20 +40,35 @@ impl Publishing {
                 // Never full: no more than `outstanding` messages are under way.
                 let (numbers, taken) = mpsc::channel(outstanding);
                 let (report, fault) = thread_channel::sync_channel(1);
-                let pusher = Pusher { url: url.clone(), group: group.clone(), bytes };
-                let thread = std::thread::Builder::new().name("pusher".to_owned()).spawn(move || {
-                    if let Err(error) = pusher.run(taken) {
-                        // One fault ends the run; a second has nothing to add.
-                        let _ = report.try_send(format!("{error:#}"));
-                    }
-                })?;
-                Ok(Self::Push { numbers, fault, thread })
+                let pusher = Pusher {
+                    url: url.clone(),
+                    group: group.clone(),
+                    bytes,
+                };
+                let thread = std::thread::Builder::new()
+                    .name("pusher".to_owned())
+                    .spawn(move || {
+                        if let Err(error) = pusher.run(taken) {
+                            // One fault ends the run; a second has nothing to add.
+                            let _ = report.try_send(format!("{error:#}"));
+                        }
+                    })?;
+                Ok(Self::Push {
+                    numbers,
+                    fault,
+                    thread,
+                })
             }
             Publisher::Bare { address, frame_bytes } => {
                 let stream = TcpStream::connect(address).context("connect to the bare server")?;
                 stream.set_nodelay(true)?;
                 let frame = frame_of(*frame_bytes, bytes)?;
-                Ok(Self::Bare { stream, number_at: frame.len() - bytes, frame, gathered: Vec::new() })
+                Ok(Self::Bare {
+                    stream,
+                    number_at: frame.len() - bytes,
+                    frame,
+                    gathered: Vec::new(),
+                })
             }
         }
     }
@@ -53,9 +77,17 @@ impl Publishing {
     pub(super) fn publish(&mut self, number: u64) -> anyhow::Result<()> {
         match self {
             Self::Push { numbers, fault, .. } => numbers.try_send(number).map_err(|_| {
-                anyhow!("the push API: {}", fault.recv().unwrap_or_else(|_| "no answer".to_owned()))
+                anyhow!(
+                    "the push API: {}",
+                    fault.recv().unwrap_or_else(|_| "no answer".to_owned())
+                )
             }),
-            Self::Bare { frame, number_at, gathered, .. } => {
+            Self::Bare {
+                frame,
+                number_at,
+                gathered,
+                ..
+            } => {
                 frame[*number_at..*number_at + NUMBER_BYTES].copy_from_slice(&number.to_be_bytes());
                 gathered.extend_from_slice(frame);
                 Ok(())
@@ -82,9 +114,16 @@ impl Publishing {
 
     /// Nothing more will be published.
     pub(super) fn end(self) -> anyhow::Result<()> {
-        if let Self::Push { numbers, fault, thread } = self {
+        if let Self::Push {
+            numbers,
+            fault,
+            thread,
+        } = self
+        {
             drop(numbers);
-            thread.join().map_err(|_| anyhow!("the pushing thread panicked"))?;
+            thread
+                .join()
+                .map_err(|_| anyhow!("the pushing thread panicked"))?;
             if let Ok(fault) = fault.try_recv() {
                 bail!(fault);
             }
@@ -102,7 +141,9 @@ struct Pusher {
 
 impl Pusher {
     fn run(self, numbers: mpsc::Receiver<u64>) -> anyhow::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         runtime.block_on(self.push_all(numbers))
     }
 
@@ -147,7 +188,12 @@ fn frame_of(frame_bytes: usize, bytes: usize) -> anyhow::Result<Vec<u8>> {
     let mut group = vec![b'g'];
     loop {
         let mut frame = Vec::new();
-        GroupPush { group: &group, payload: &payload, ..GroupPush::default() }.encode(&mut frame);
+        GroupPush {
+            group: &group,
+            payload: &payload,
+            ..GroupPush::default()
+        }
+        .encode(&mut frame);
         if frame.len() == frame_bytes {
             return Ok(frame);
         }
@@ -167,7 +213,9 @@ mod tests {
         for frame_bytes in 120..160 {
             let frame = frame_of(frame_bytes, 100).unwrap();
             assert_eq!(frame.len(), frame_bytes);
-            let split = imaccess_wire::header::split(&frame, imaccess_wire::Limits::default()).unwrap().unwrap();
+            let split = imaccess_wire::header::split(&frame, imaccess_wire::Limits::default())
+                .unwrap()
+                .unwrap();
             assert_eq!(GroupPush::decode(split.body()).unwrap().payload.len(), 100);
         }
         assert!(frame_of(100, 100).is_err());

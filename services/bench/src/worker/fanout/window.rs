@@ -24,20 +24,34 @@ struct Message {
 impl Window {
     /// For `members` members and messages numbered from `first`.
     pub(super) fn new(first: u64, members: u64) -> Self {
-        Self { members, first, oldest: first, under_way: VecDeque::new(), receipts: 0, doubled: 0 }
+        Self {
+            members,
+            first,
+            oldest: first,
+            under_way: VecDeque::new(),
+            receipts: 0,
+            doubled: 0,
+        }
     }
 
     /// The number of a message published now.
     pub(super) fn publish(&mut self, now_ns: u64) -> u64 {
-        self.under_way.push_back(Message { received: 0, published_ns: now_ns });
+        self.under_way.push_back(Message {
+            received: 0,
+            published_ns: now_ns,
+        });
         self.oldest + self.under_way.len() as u64 - 1
     }
 
     /// A member has message `number`. What isn't under way (of an earlier run, or given up) doesn't count.
     #[inline]
     pub(super) fn received(&mut self, number: u64) {
-        let Some(at) = number.checked_sub(self.oldest) else { return };
-        let Some(message) = self.under_way.get_mut(at as usize) else { return };
+        let Some(at) = number.checked_sub(self.oldest) else {
+            return;
+        };
+        let Some(message) = self.under_way.get_mut(at as usize) else {
+            return;
+        };
         // Members aren't told apart: more receipts than members means that some got it twice.
         if message.received == self.members {
             self.doubled += 1;
@@ -59,7 +73,11 @@ impl Window {
     /// Gives up the messages published before `before_ns`; how many.
     pub(super) fn give_up(&mut self, before_ns: u64) -> u64 {
         let mut given_up = 0;
-        while self.under_way.front().is_some_and(|oldest| oldest.published_ns < before_ns) {
+        while self
+            .under_way
+            .front()
+            .is_some_and(|oldest| oldest.published_ns < before_ns)
+        {
             self.take();
             given_up += 1;
         }
@@ -107,8 +125,14 @@ mod tests {
         // In order: the second is complete, the first is not.
         assert_eq!(window.take_done(), None);
         window.received(100);
-        assert_eq!((window.take_done(), window.take_done(), window.take_done()), (Some(10), Some(20), None));
-        assert_eq!((window.published(), window.receipts(), window.is_empty()), (2, 4, true));
+        assert_eq!(
+            (window.take_done(), window.take_done(), window.take_done()),
+            (Some(10), Some(20), None)
+        );
+        assert_eq!(
+            (window.published(), window.receipts(), window.is_empty()),
+            (2, 4, true)
+        );
     }
 
     #[test]
@@ -125,7 +149,10 @@ mod tests {
         // Late: it was counted as lost, and stays so.
         window.received(100);
         (0..3).for_each(|_| window.received(101));
-        assert_eq!((window.receipts(), window.doubled(), window.published()), (3, 1, 2));
+        assert_eq!(
+            (window.receipts(), window.doubled(), window.published()),
+            (3, 1, 2)
+        );
         assert_eq!(window.take_done(), Some(50));
     }
 }
