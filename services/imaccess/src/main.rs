@@ -1,2 +1,130 @@
-//! The one binary.
-fn main() {}
+//! `imaccess`: every part of the cluster, the whole cluster on one machine, and what people use, in one binary.
+//!
+//! One file per verb, thin: [`part`] runs a part, [`up`] runs them all, the rest are clients. Everything else is in
+//! the libraries.
+
+mod bench;
+mod call;
+mod cluster;
+mod connect;
+mod echo;
+mod exit;
+mod part;
+mod push;
+mod run;
+mod state;
+mod terminal;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The access layer of an instant-messaging platform: long connections, sessions, pushes.
+///
+/// `imaccess up` runs a whole cluster on this machine; the other verbs talk to it, or run one part of it.
+///
+/// Exit status: 0 fine, 1 failed, 64 wrong usage, 75 not now: try again.
+#[derive(Debug, Parser)]
+#[command(name = "imaccess", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a whole cluster on this machine, until Ctrl-C
+    Up(Box<up::UpArgs>),
+    /// Ask a business once and print its reply
+    Call(call::CallArgs),
+    /// Stay connected as a device: print pushes, send input lines as requests
+    Connect(connect::ConnectArgs),
+    /// Push to devices or to a group, as a business would
+    Push(push::PushArgs),
+    /// Measure what a connection, a login, a message or a delivery costs
+    Bench(bench::BenchArgs),
+    /// Run a gateway: the connection layer
+    Gateway(part::PartArgs),
+    /// Run state: the session layer beside a gateway, or the routing layer
+    State(state::StateArgs),
+    /// Run ipconfig: tells clients which gateways to connect to
+    Ipconfig(part::PartArgs),
+    /// Run the echo business: answers every request with its own payload
+    Echo(echo::EchoArgs),
+    /// Print the version
+    Version,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are errors to clap, but not to people. Nothing is left to tell if this can't be printed.
+            let _ = error.print();
+            return if error.use_stderr() {
+                exit::USAGE.into()
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let result = match cli.verb {
+        Verb::Up(arguments) => up::run(*arguments),
+        Verb::Call(arguments) => call::run(arguments),
+        Verb::Connect(arguments) => connect::run(arguments),
+        Verb::Push(arguments) => push::run(arguments),
+        Verb::Bench(arguments) => bench::run(arguments),
+        Verb::Gateway(arguments) => part::run(&arguments, part::Kind::Gateway),
+        Verb::State(arguments) => state::run(&arguments),
+        Verb::Ipconfig(arguments) => part::run(&arguments, part::Kind::Ipconfig),
+        Verb::Echo(arguments) => echo::run(&arguments),
+        Verb::Version => {
+            terminal::line(concat!("imaccess ", env!("CARGO_PKG_VERSION")));
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("imaccess: {error:#}");
+        exit::status_of(&error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lines_that_up_prints_and_tests_use_are_understood() {
+        for line in [
+            "up --gateways 2 --processes --json --ephemeral --dir d --shards 1 --routing 2 --business-config b.yaml",
+            "call --business echo --data hello",
+            "connect --device alice --join lobby,hall --business 1",
+            "push --device a,b --data hi --push http://127.0.0.1:8100",
+            "push --group lobby --business echo --data hi",
+            "state --role routing --config f --set push_listen=127.0.0.1:0 --print-config",
+            "gateway --config f --exit-with-parent",
+            "echo --listen 127.0.0.1:0 --record f --hang --delay 10ms",
+        ] {
+            let words = std::iter::once("imaccess").chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+        for line in [
+            "",
+            "push --data hi",
+            "push --device a --group g --data hi",
+            "state",
+            "call --data x",
+        ] {
+            let words = std::iter::once("imaccess").chain(line.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+}

@@ -68,7 +68,8 @@ impl States {
         *self.receiver.borrow()
     }
 
-    /// Waits until the state is another than the one last returned; `None` once the client is gone.
+    /// The state, at the first call as it is, then once it is another than the one last returned; `None` once the client
+    /// is gone.
     pub async fn next(&mut self) -> Option<ConnectionState> {
         self.receiver.changed().await.ok()?;
         Some(*self.receiver.borrow_and_update())

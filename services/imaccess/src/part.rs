@@ -1,0 +1,286 @@
+//! Running one part of the cluster: its configuration, its life, its end.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use imaccess_common::config;
+use imaccess_common::drain::{Drain, shutdown_signal};
+use imaccess_common::telemetry::{LogFormat, init_logging};
+use imaccess_gateway::{Gateway, GatewayConfig};
+use imaccess_ipconfig::{Ipconfig, IpconfigConfig};
+use imaccess_state::routing::{Routing, RoutingConfig};
+use imaccess_state::sidecar::{Sidecar, SidecarConfig};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use crate::echo::{EchoConfig, EchoServer};
+use crate::exit::{USAGE, WithStatus};
+use crate::{run, terminal};
+
+/// For parts that hold no client connections: requests in flight are answered within it.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How a part is told its configuration: built-in defaults, then the file, the environment, `--set`.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct PartArgs {
+    /// YAML file; what it leaves out keeps its default
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// One value by its path, such as `limits.connections=1000`; wins over file and environment
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) sets: Vec<String>,
+    /// Print the effective configuration as YAML and end
+    #[arg(long)]
+    pub(crate) print_config: bool,
+    /// Logs as JSON lines
+    #[arg(long)]
+    pub(crate) log_json: bool,
+    /// End when standard input ends, which is when the process that started this one is gone
+    #[arg(long, hide = true)]
+    pub(crate) exit_with_parent: bool,
+}
+
+/// Which part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Gateway,
+    Sidecar,
+    Routing,
+    Ipconfig,
+    Echo,
+}
+
+/// A part's configuration.
+#[derive(Debug, Clone)]
+pub(crate) enum Config {
+    Gateway(Box<GatewayConfig>),
+    Sidecar(Box<SidecarConfig>),
+    Routing(Box<RoutingConfig>),
+    Ipconfig(Box<IpconfigConfig>),
+    Echo(Box<EchoConfig>),
+}
+
+impl Kind {
+    /// What its environment variables begin with, before two underscores and the key.
+    fn prefix(self) -> &'static str {
+        match self {
+            Kind::Gateway => "IMACCESS_GATEWAY",
+            Kind::Sidecar => "IMACCESS_STATE",
+            Kind::Routing => "IMACCESS_ROUTING",
+            Kind::Ipconfig => "IMACCESS_IPCONFIG",
+            Kind::Echo => "IMACCESS_ECHO",
+        }
+    }
+
+    /// The verb and arguments that run it.
+    pub(crate) fn verb(self) -> &'static [&'static str] {
+        match self {
+            Kind::Gateway => &["gateway"],
+            Kind::Sidecar => &["state", "--role", "session"],
+            Kind::Routing => &["state", "--role", "routing"],
+            Kind::Ipconfig => &["ipconfig"],
+            Kind::Echo => &["echo"],
+        }
+    }
+
+    /// Its name in `up --json`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Gateway => "gateway",
+            Kind::Sidecar => "state",
+            Kind::Routing => "routing",
+            Kind::Ipconfig => "ipconfig",
+            Kind::Echo => "echo",
+        }
+    }
+
+    fn load(self, arguments: &PartArgs) -> Result<Config, config::ConfigError> {
+        fn load<T: Serialize + DeserializeOwned + Default>(
+            prefix: &str,
+            arguments: &PartArgs,
+        ) -> Result<Box<T>, config::ConfigError> {
+            config::load(arguments.config.as_deref(), prefix, &arguments.sets).map(Box::new)
+        }
+        let prefix = self.prefix();
+        Ok(match self {
+            Kind::Gateway => Config::Gateway(load(prefix, arguments)?),
+            Kind::Sidecar => Config::Sidecar(load(prefix, arguments)?),
+            Kind::Routing => Config::Routing(load(prefix, arguments)?),
+            Kind::Ipconfig => Config::Ipconfig(load(prefix, arguments)?),
+            Kind::Echo => Config::Echo(load(prefix, arguments)?),
+        })
+    }
+}
+
+impl Config {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Config::Gateway(_) => Kind::Gateway,
+            Config::Sidecar(_) => Kind::Sidecar,
+            Config::Routing(_) => Kind::Routing,
+            Config::Ipconfig(_) => Kind::Ipconfig,
+            Config::Echo(_) => Kind::Echo,
+        }
+    }
+
+    /// As YAML, which `--config` reads back.
+    pub(crate) fn yaml(&self) -> anyhow::Result<String> {
+        let text = match self {
+            Config::Gateway(config) => serde_yaml::to_string(config),
+            Config::Sidecar(config) => serde_yaml::to_string(config),
+            Config::Routing(config) => serde_yaml::to_string(config),
+            Config::Ipconfig(config) => serde_yaml::to_string(config),
+            Config::Echo(config) => serde_yaml::to_string(config),
+        };
+        text.context("the configuration can't be written as YAML")
+    }
+
+    /// Where its metrics and health pages are; the echo business has none.
+    pub(crate) fn admin(&self) -> Option<SocketAddr> {
+        match self {
+            Config::Gateway(config) => Some(config.admin_listen),
+            Config::Sidecar(config) => Some(config.admin_listen),
+            Config::Routing(config) => Some(config.admin_listen),
+            Config::Ipconfig(config) => Some(config.admin),
+            Config::Echo(_) => None,
+        }
+    }
+
+    /// How long its end may take.
+    pub(crate) fn drain(&self) -> Duration {
+        match self {
+            Config::Gateway(config) => config.deadlines.drain,
+            _ => DRAIN,
+        }
+    }
+
+    /// Takes the addresses, says so by `bound`, and serves until the drain is over.
+    pub(crate) async fn serve(self, drain: Drain, bound: impl FnOnce()) -> anyhow::Result<()> {
+        match self {
+            Config::Gateway(config) => {
+                let gateway = Box::pin(Gateway::bind(*config)).await?;
+                bound();
+                Box::pin(gateway.run(drain)).await?;
+            }
+            Config::Sidecar(config) => {
+                let sidecar = Box::pin(Sidecar::bind(*config)).await?;
+                bound();
+                Box::pin(sidecar.run(drain)).await?;
+            }
+            Config::Routing(config) => {
+                let routing = Box::pin(Routing::bind(*config)).await?;
+                bound();
+                Box::pin(routing.run(drain)).await?;
+            }
+            Config::Ipconfig(config) => {
+                let ipconfig = Box::pin(Ipconfig::bind(*config)).await?;
+                bound();
+                Box::pin(ipconfig.run(drain.token())).await;
+            }
+            Config::Echo(config) => {
+                let echo = EchoServer::bind(*config).await?;
+                bound();
+                Box::pin(echo.run(drain)).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs a part until it is told to end, by signal or with its parent.
+pub(crate) fn run(arguments: &PartArgs, kind: Kind) -> anyhow::Result<ExitCode> {
+    let config = kind.load(arguments).or_exit(USAGE)?;
+    run_config(config, arguments)
+}
+
+/// As [`run`], with the configuration read already.
+pub(crate) fn run_config(config: Config, arguments: &PartArgs) -> anyhow::Result<ExitCode> {
+    if arguments.print_config {
+        terminal::line(config.yaml()?.trim_end());
+        return Ok(ExitCode::SUCCESS);
+    }
+    init_logging(
+        if arguments.log_json {
+            LogFormat::Json
+        } else {
+            LogFormat::Text
+        },
+        "info",
+    );
+    run::raise_file_limit();
+    let parent_gone = CancellationToken::new();
+    if arguments.exit_with_parent {
+        watch_parent(parent_gone.clone())?;
+    }
+    let drain = Drain::new(config.drain());
+    run::runtime()?.block_on(async {
+        let begin = drain.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = shutdown_signal() => {}
+                () = parent_gone.cancelled() => {}
+            }
+            begin.begin();
+        });
+        config.serve(drain, || ()).await
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Cancels `gone` when standard input ends. Nothing is ever written there: the other end only has to exist.
+fn watch_parent(gone: CancellationToken) -> anyhow::Result<()> {
+    let watch = move || {
+        let mut byte = [0];
+        while let Ok(1..) = std::io::stdin().lock().read(&mut byte) {}
+        gone.cancel();
+    };
+    let named = std::thread::Builder::new().name("parent".to_owned());
+    named
+        .spawn(watch)
+        .map(drop)
+        .map_err(|error| anyhow!("can't watch the parent process: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_prints_a_configuration_that_it_reads_back() {
+        for kind in [
+            Kind::Gateway,
+            Kind::Sidecar,
+            Kind::Routing,
+            Kind::Ipconfig,
+            Kind::Echo,
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let config = kind.load(&PartArgs::default()).unwrap();
+            assert_eq!(config.kind(), kind);
+            let file = directory.path().join("part.yaml");
+            std::fs::write(&file, config.yaml().unwrap()).unwrap();
+            let again = kind
+                .load(&PartArgs {
+                    config: Some(file),
+                    ..PartArgs::default()
+                })
+                .unwrap();
+            assert_eq!(again.yaml().unwrap(), config.yaml().unwrap(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named() {
+        let arguments = PartArgs {
+            sets: vec!["limits.conections=1".to_owned()],
+            ..PartArgs::default()
+        };
+        let fault = Kind::Gateway.load(&arguments).unwrap_err().to_string();
+        assert!(fault.contains("conections"), "{fault}");
+    }
+}

@@ -1,0 +1,86 @@
+//! What `up` tells people: addresses, `ready`, and commands that work as printed.
+
+use std::env;
+use std::path::Path;
+
+use super::view::View;
+use crate::cluster::DEFAULT_IPCONFIG;
+use crate::push::DEFAULT_PUSH;
+
+/// The whole text. `program` is how to call this program from here.
+pub(super) fn text(view: &View, directory: &Path, program: &str) -> String {
+    let mut lines = vec![format!("{:<12} {}", "ipconfig", view.ipconfig)];
+    lines.push(format!("{:<12} {}  (gRPC)", "push API", view.push_grpc));
+    for gateway in &view.gateways {
+        lines.push(format!("{:<12} {}  (TCP)", gateway.name, gateway.tcp));
+    }
+    for business in &view.businesses {
+        lines.push(format!(
+            "{:<12} {} (id {})",
+            "business", business.name, business.id
+        ));
+    }
+    lines.push(format!("{:<12} {}", "directory", directory.display()));
+    lines.push(String::new());
+    lines.push("ready".to_owned());
+    lines.push(String::new());
+    lines.push("Try, in another terminal:".to_owned());
+    lines.extend(
+        commands(view, program)
+            .into_iter()
+            .map(|command| format!("  {command}")),
+    );
+    lines.push(String::new());
+    lines.push("Ctrl-C ends the cluster.".to_owned());
+    lines.join("\n")
+}
+
+fn commands(view: &View, program: &str) -> [String; 4] {
+    let flag = |name: &str, value: &str, default: &str| {
+        if value == default {
+            String::new()
+        } else {
+            format!(" {name} {value}")
+        }
+    };
+    let ipconfig = flag("--ipconfig", &view.ipconfig, DEFAULT_IPCONFIG);
+    let push = flag("--push", &view.push_grpc, DEFAULT_PUSH);
+    [
+        format!("{program} call --business echo --data hello{ipconfig}  # prints hello"),
+        format!("{program} connect --device alice --join lobby{ipconfig}  # goes on; prints what is pushed"),
+        format!("{program} push --device alice --data hi{push}{ipconfig}"),
+        format!("{program} push --group lobby --business echo --data hi{push}{ipconfig}"),
+    ]
+}
+
+/// How this program was called, if that works from here: `target/release/imaccess`, or `imaccess` from the path.
+pub(super) fn program() -> String {
+    let called = env::args().next().unwrap_or_else(|| "imaccess".to_owned());
+    let here = env::current_dir().unwrap_or_default();
+    let shorter = Path::new(&called).strip_prefix(&here).ok().and_then(Path::to_str);
+    shorter.map_or(called.clone(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::tests::example;
+    use super::*;
+
+    #[test]
+    fn usual_addresses_need_no_flags_and_others_are_given() {
+        let mut view = View::new(&example(1, Vec::new()).unwrap(), Path::new("/d"));
+        let commands_now = commands(&view, "target/release/imaccess");
+        assert!(commands_now[0].starts_with("target/release/imaccess call --business echo --data hello  #"));
+        assert_eq!(
+            commands_now[2],
+            "target/release/imaccess push --device alice --data hi"
+        );
+        view.push_grpc = "http://127.0.0.1:9".to_owned();
+        view.ipconfig = "http://127.0.0.1:8".to_owned();
+        let text = text(&view, Path::new(".imaccess"), "imaccess");
+        assert!(text.contains(
+            "push --device alice --data hi --push http://127.0.0.1:9 --ipconfig http://127.0.0.1:8"
+        ));
+        assert!(text.contains("\nready\n") && text.ends_with("Ctrl-C ends the cluster."));
+    }
+}

@@ -1,0 +1,297 @@
+//! Which parts there are and what each is told. Pure: no file, port or clock is touched.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use imaccess_common::business::{BusinessConfig, validate_all};
+use imaccess_gateway::GatewayConfig;
+use imaccess_ipconfig::{BusinessName, EndpointTarget, GatewayTarget, IpconfigConfig, TargetFile};
+use imaccess_state::routing::{Member, MembersConfig, RoutingConfig};
+use imaccess_state::sidecar::{SidecarConfig, TokenKeyConfig};
+use serde::Serialize;
+
+use super::keys::Keys;
+use crate::echo::EchoConfig;
+use crate::part::Config;
+
+/// The cluster's id: in tokens, tickets and endpoints.
+const CLUSTER: &str = "local";
+/// The echo business.
+pub(super) const ECHO_ID: u32 = 1;
+/// Its name.
+pub(super) const ECHO: &str = "echo";
+/// Clients are told and flushed within this when the cluster ends.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Where everything listens.
+#[derive(Debug, Clone)]
+pub(super) struct Addresses {
+    pub(super) ipconfig: SocketAddr,
+    pub(super) ipconfig_admin: SocketAddr,
+    pub(super) echo: SocketAddr,
+    /// One per routing replica.
+    pub(super) push: Vec<SocketAddr>,
+    pub(super) push_admin: Vec<SocketAddr>,
+    /// One per gateway, and so on.
+    pub(super) gateways: Vec<SocketAddr>,
+    pub(super) gateway_admin: Vec<SocketAddr>,
+    pub(super) state_admin: Vec<SocketAddr>,
+    pub(super) state_routes: Vec<SocketAddr>,
+}
+
+/// What else decides.
+#[derive(Debug, Clone)]
+pub(super) struct Wishes {
+    /// Per gateway.
+    pub(super) shards: usize,
+    /// Beside echo.
+    pub(super) businesses: Vec<BusinessConfig>,
+    pub(super) directory: PathBuf,
+    pub(super) keys: Keys,
+}
+
+/// One part.
+#[derive(Debug, Clone)]
+pub(super) struct Planned {
+    pub(super) name: String,
+    pub(super) config: Config,
+}
+
+impl Planned {
+    /// The name of its configuration's file in the directory.
+    pub(super) fn file(&self) -> String {
+        format!("{}.yaml", self.name)
+    }
+}
+
+/// The file with which routing learns of the instances.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct MemberFile {
+    pub(super) gateways: Vec<Member>,
+}
+
+/// The whole cluster.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    /// In the order in which they are started.
+    pub(super) parts: Vec<Planned>,
+    pub(super) members: MemberFile,
+    pub(super) targets: TargetFile,
+    pub(super) addresses: Addresses,
+    pub(super) businesses: Vec<BusinessName>,
+}
+
+/// Makes the plan; the error says what in the wishes can't be.
+pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String> {
+    let Wishes {
+        shards,
+        businesses: others,
+        directory,
+        keys,
+    } = wishes;
+    let mut echo = BusinessConfig::new(ECHO_ID, ECHO, &format!("http://{}", addresses.echo));
+    echo.events = true;
+    echo.client_groups = true;
+    let mut businesses = vec![echo];
+    businesses.extend(others);
+    validate_all(&businesses)?;
+    let names: Vec<BusinessName> = businesses
+        .iter()
+        .map(|business| BusinessName {
+            id: business.id,
+            name: business.name.clone(),
+        })
+        .collect();
+
+    let mut parts = Vec::new();
+    let mut part = |name: &str, config| {
+        parts.push(Planned {
+            name: name.to_owned(),
+            config,
+        })
+    };
+    part(
+        ECHO,
+        Config::Echo(Box::new(EchoConfig {
+            listen: addresses.echo,
+            ..EchoConfig::default()
+        })),
+    );
+    let (mut members, mut targets) = (Vec::new(), Vec::new());
+    for (index, tcp) in addresses.gateways.iter().enumerate() {
+        let name = format!("gateway-{index}");
+        let mut gateway = GatewayConfig {
+            cluster: CLUSTER.to_owned(),
+            name: name.clone(),
+            instance: format!("{CLUSTER}-{name}"),
+            tcp: vec![*tcp],
+            socket_dir: directory.join(&name),
+            shards,
+            admin_listen: addresses.gateway_admin[index],
+            ..GatewayConfig::default()
+        };
+        gateway.deadlines.drain = DRAIN;
+        members.push(Member {
+            name: name.clone(),
+            instance: gateway.instance.clone(),
+            routes: addresses.state_routes[index].to_string(),
+        });
+        targets.push(GatewayTarget {
+            name: name.clone(),
+            metrics: gateway.admin_listen.to_string(),
+            endpoints: vec![EndpointTarget {
+                protocol: "tcp".to_owned(),
+                host: tcp.ip().to_string(),
+                port: tcp.port(),
+                server_name: None,
+            }],
+        });
+        let sidecar = SidecarConfig {
+            cluster: CLUSTER.to_owned(),
+            socket_dir: gateway.socket_dir.clone(),
+            route_listen: addresses.state_routes[index],
+            admin_listen: addresses.state_admin[index],
+            ticket_keys_file: Some(keys.tickets.clone()),
+            token_keys: vec![TokenKeyConfig {
+                id: String::new(),
+                pem: String::new(),
+                file: Some(keys.token_public.clone()),
+            }],
+            businesses: businesses.clone(),
+            ..SidecarConfig::default()
+        };
+        part(&name, Config::Gateway(Box::new(gateway)));
+        part(&format!("state-{index}"), Config::Sidecar(Box::new(sidecar)));
+    }
+    for (index, push) in addresses.push.iter().enumerate() {
+        let routing = RoutingConfig {
+            cluster: CLUSTER.to_owned(),
+            push_listen: *push,
+            admin_listen: addresses.push_admin[index],
+            members: MembersConfig {
+                file: Some(directory.join("members.json")),
+                ..MembersConfig::default()
+            },
+            ..RoutingConfig::default()
+        };
+        part(&format!("routing-{index}"), Config::Routing(Box::new(routing)));
+    }
+    let ipconfig = IpconfigConfig {
+        cluster: CLUSTER.to_owned(),
+        listen: addresses.ipconfig,
+        admin: addresses.ipconfig_admin,
+        targets_file: Some(directory.join("targets.json")),
+        businesses: names.clone(),
+        development_signing_key: Some(keys.token_signing),
+        ..IpconfigConfig::default()
+    };
+    part("ipconfig", Config::Ipconfig(Box::new(ipconfig)));
+    Ok(Plan {
+        parts,
+        members: MemberFile { gateways: members },
+        targets: TargetFile { gateways: targets },
+        addresses: addresses.clone(),
+        businesses: names,
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::part::Kind;
+
+    pub(in crate::up) fn example(gateways: u16, businesses: Vec<BusinessConfig>) -> Result<Plan, String> {
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let row = |first| (first..first + gateways).map(at).collect::<Vec<_>>();
+        let addresses = Addresses {
+            ipconfig: at(8_000),
+            ipconfig_admin: at(8_001),
+            echo: at(9_000),
+            push: vec![at(8_100)],
+            push_admin: vec![at(8_200)],
+            gateways: row(7_000),
+            gateway_admin: row(7_200),
+            state_admin: row(7_400),
+            state_routes: row(7_600),
+        };
+        let file = |name: &str| PathBuf::from("d").join(name);
+        let keys = Keys {
+            token_signing: file("s"),
+            token_public: file("p"),
+            tickets: file("t"),
+        };
+        plan(
+            &addresses,
+            Wishes {
+                shards: 1,
+                businesses,
+                directory: "d".into(),
+                keys,
+            },
+        )
+    }
+
+    #[test]
+    fn parts_agree_on_who_is_where() {
+        let plan = example(2, Vec::new()).unwrap();
+        let names: Vec<&str> = plan.parts.iter().map(|part| part.name.as_str()).collect();
+        let expected = [
+            "echo",
+            "gateway-0",
+            "state-0",
+            "gateway-1",
+            "state-1",
+            "routing-0",
+            "ipconfig",
+        ];
+        assert_eq!(names, expected);
+        for (index, member) in plan.members.gateways.iter().enumerate() {
+            let part = |name: String| &plan.parts.iter().find(|part| part.name == name).unwrap().config;
+            let Config::Gateway(gateway) = part(format!("gateway-{index}")) else {
+                panic!()
+            };
+            let Config::Sidecar(sidecar) = part(format!("state-{index}")) else {
+                panic!()
+            };
+            assert_eq!(gateway.socket_dir, sidecar.socket_dir);
+            assert_eq!(
+                (&member.name, &member.instance),
+                (&gateway.name, &gateway.instance)
+            );
+            assert_eq!(member.routes, sidecar.route_listen.to_string());
+            let target = &plan.targets.gateways[index];
+            assert_eq!(
+                (&target.name, &target.metrics),
+                (&gateway.name, &gateway.admin_listen.to_string())
+            );
+            assert_eq!(target.endpoints[0].port, gateway.tcp[0].port());
+            assert!(gateway.validate().is_ok() && sidecar.validate().is_ok());
+        }
+        let kinds = |kind| {
+            plan.parts
+                .iter()
+                .filter(|part| part.config.kind() == kind)
+                .count()
+        };
+        assert_eq!(
+            (kinds(Kind::Gateway), kinds(Kind::Sidecar), kinds(Kind::Routing)),
+            (2, 2, 1)
+        );
+    }
+
+    #[test]
+    fn a_business_of_the_same_name_is_refused() {
+        let other = BusinessConfig::new(2, "chat", "http://127.0.0.1:1");
+        assert_eq!(example(1, vec![other.clone()]).unwrap().businesses.len(), 2);
+        let twice = example(
+            1,
+            vec![BusinessConfig {
+                name: ECHO.to_owned(),
+                ..other
+            }],
+        )
+        .unwrap_err();
+        assert!(twice.contains("echo"), "{twice}");
+    }
+}
