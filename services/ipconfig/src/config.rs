@@ -31,7 +31,7 @@ pub struct IpconfigConfig {
     /// How often the gateways' metrics pages are read.
     #[serde(with = "duration")]
     pub scrape_interval: Duration,
-    /// How long one page may take; shorter than the interval.
+    /// How long one page may take: a round ends when the slowest is in, and the next one waits for it.
     #[serde(with = "duration")]
     pub scrape_timeout: Duration,
     /// A gateway that can't be scraped for this long leaves the list, unless more than half can't be.
@@ -111,11 +111,14 @@ impl IpconfigConfig {
         if self.scrape_interval < Duration::from_millis(20) {
             return Err("`scrape_interval` must be at least 20ms".to_owned());
         }
-        if self.scrape_timeout.is_zero() || self.scrape_timeout >= self.scrape_interval {
-            return Err("`scrape_timeout` must be shorter than `scrape_interval`".to_owned());
+        if self.scrape_timeout.is_zero() {
+            return Err("`scrape_timeout` must be longer than zero".to_owned());
         }
-        if self.absence <= self.scrape_interval {
-            return Err("`absence` must be longer than `scrape_interval`".to_owned());
+        // Or a gateway could be given up before its page was asked for a second time.
+        if self.absence <= self.scrape_interval + self.scrape_timeout {
+            return Err(
+                "`absence` must be longer than `scrape_interval` and `scrape_timeout` together".to_owned(),
+            );
         }
         if self.window < self.scrape_interval {
             return Err("`window` must not be shorter than `scrape_interval`".to_owned());
@@ -151,7 +154,7 @@ mod tests {
             ("connections", Box::new(|config| config.connections = 0)),
             (
                 "scrape_timeout",
-                Box::new(|config| config.scrape_timeout = config.scrape_interval),
+                Box::new(|config| config.scrape_timeout = Duration::ZERO),
             ),
             (
                 "absence",
@@ -171,7 +174,7 @@ mod tests {
                             name: "a".to_owned()
                         };
                         2
-                    ]
+                    ];
                 }),
             ),
         ];

@@ -272,7 +272,7 @@ gateways:
             ("host:port", |target| target.metrics = ":9100".to_owned()),
             ("endpoints", |target| target.endpoints.clear()),
             ("endpoints", |target| {
-                target.endpoints = vec![target.endpoints[0].clone(); MAX_ENDPOINTS + 1]
+                target.endpoints = vec![target.endpoints[0].clone(); MAX_ENDPOINTS + 1];
             }),
             ("port", |target| target.endpoints[0].port = 0),
             ("host", |target| target.endpoints[0].host.clear()),
