@@ -35,8 +35,10 @@ pub(crate) struct Server {
     member: bool,
     pub(crate) last_heard: u64,
     pub(crate) pings: Vec<u64>,
-    /// Takes everything in and says nothing.
+    /// Takes everything in, and what it says doesn't arrive.
     pub(crate) mute: bool,
+    /// Bytes of this connection didn't arrive, so no later ones will: a stream has no holes.
+    broken: bool,
     /// Refuses logins with this.
     pub(crate) refusal: Option<Code>,
 }
@@ -90,6 +92,7 @@ impl World {
             .start(self.now, &parameters, &mut out)
             .expect("within the limits");
         self.server.connected = true;
+        self.server.broken = false;
         self.server.input.clear();
         self.server.last_heard = self.now;
         self.send_up(out);
@@ -268,8 +271,11 @@ impl World {
     }
 
     fn send_down(&mut self, bytes: Vec<u8>) {
-        if !bytes.is_empty() && self.server.connected && !self.server.mute {
-            self.down.push_back((self.now + DELAY, bytes));
+        if !bytes.is_empty() && self.server.connected {
+            self.server.broken |= self.server.mute;
+            if !self.server.broken {
+                self.down.push_back((self.now + DELAY, bytes));
+            }
         }
     }
 }
