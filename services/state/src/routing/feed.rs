@@ -141,7 +141,7 @@ async fn forget_if_due<S: RouteStore>(hub: &Hub<S>, peer: &Peer, owed: &mut bool
         match hub.store.forget(peer.index).await {
             Ok(()) => *owed = false,
             Err(fault) => {
-                tracing::warn!(instance = %peer.instance, %fault, "a dead instance's routes can't be dropped now")
+                tracing::warn!(instance = %peer.instance, %fault, "a dead instance's routes can't be dropped now");
             }
         }
     }

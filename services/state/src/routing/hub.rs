@@ -110,10 +110,13 @@ impl<S: RouteStore> Hub<S> {
         self.offline_known.load(Ordering::Acquire)
     }
 
-    /// Live instances that are not in sync.
+    /// Live instances that are not in sync; one, for want of a better number, while nothing says which live.
     pub(crate) fn unsynced(&self) -> usize {
         if self.offline_known() {
             return 0;
+        }
+        if !self.membership_known.load(Ordering::Acquire) {
+            return 1;
         }
         let peers = self.peers();
         peers
@@ -235,8 +238,8 @@ impl<S: RouteStore> Hub<S> {
         let known = !hidden && self.membership_known.load(Ordering::Acquire);
         self.offline_known.store(known, Ordering::Release);
         self.metrics.in_sync.set(i64::from(known));
-        self.metrics
-            .set_instances(peers.iter().flatten().map(|peer| peer.phase()));
+        let phases: Vec<Phase> = peers.iter().flatten().map(|peer| peer.phase()).collect();
+        self.metrics.set_instances(&phases);
     }
 }
 

@@ -137,9 +137,9 @@ impl RoutingMetrics {
     }
 
     /// Says how many instances are in each state.
-    pub(crate) fn set_instances(&self, phases: impl Iterator<Item = Phase> + Clone) {
+    pub(crate) fn set_instances(&self, phases: &[Phase]) {
         for (phase, label) in Phase::ALL {
-            let count = phases.clone().filter(|&other| other == phase).count();
+            let count = phases.iter().filter(|&&other| other == phase).count();
             self.instances
                 .with_label_values(&[label])
                 .set(i64::try_from(count).unwrap_or(i64::MAX));

@@ -284,7 +284,7 @@ impl RouteStore for MemoryStore {
         found: &mut Vec<Option<Route>>,
     ) -> Result<(), StoreUnavailable> {
         by_slices!(self, devices, |tables, device| {
-            found.push(tables.routes.get(self.keyer.device(app, device)))
+            found.push(tables.routes.get(self.keyer.device(app, device)));
         })
     }
 

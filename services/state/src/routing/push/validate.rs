@@ -116,17 +116,17 @@ mod tests {
         let cases: [(&str, Code, Spoil); 10] = [
             ("business: ", Code::InvalidArgument, |r| r.business = 0),
             ("app: has 13 bytes", Code::InvalidArgument, |r| {
-                r.app = "a".repeat(MAX_APP + 1)
+                r.app = "a".repeat(MAX_APP + 1);
             }),
             ("devices: must", Code::InvalidArgument, |r| r.devices.clear()),
             ("devices: 10001 ", Code::InvalidArgument, |r| {
                 r.devices = vec!["d".to_owned(); DEVICES + 1]
             }),
             ("devices[1]: has 0", Code::InvalidArgument, |r| {
-                r.devices.push(String::new())
+                r.devices.push(String::new());
             }),
             ("devices[1]: has 37", Code::InvalidArgument, |r| {
-                r.devices.push("d".repeat(MAX_DEVICE + 1))
+                r.devices.push("d".repeat(MAX_DEVICE + 1));
             }),
             ("payload: has 65025", Code::InvalidArgument, |r| {
                 r.payload = Bytes::from(vec![0; MAX_PAYLOAD + 1])
@@ -136,7 +136,7 @@ mod tests {
             }),
             ("priority: 9 ", Code::InvalidArgument, |r| r.priority = 9),
             ("class: AT_LEAST_ONCE", Code::Unimplemented, |r| {
-                r.class = DeliveryClass::AtLeastOnce.into()
+                r.class = DeliveryClass::AtLeastOnce.into();
             }),
         ];
         assert!(devices(&good()).is_ok());

@@ -161,7 +161,7 @@ fn a_million_routes_fit_their_budget() {
         );
     };
     per_second("names alone", &mut |number| {
-        drop(std::hint::black_box(name(number)))
+        drop(std::hint::black_box(name(number)));
     });
     per_second("announce", &mut |number| {
         let new = route(u32::try_from(number % 10).unwrap(), 1);
@@ -173,7 +173,7 @@ fn a_million_routes_fit_their_budget() {
     let each = user_bytes().saturating_sub(before) as f64 / ROUTES as f64;
     println!("user memory: {each:.1} B per route");
     per_second("look up", &mut |number| {
-        assert!(table.get(keyer.device("app", &name(number))).is_some())
+        assert!(table.get(keyer.device("app", &name(number))).is_some());
     });
     per_second("replace", &mut |number| {
         let new = route(u32::try_from((number + 1) % 10).unwrap(), 2);

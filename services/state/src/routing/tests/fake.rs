@@ -15,7 +15,7 @@ use imaccess_proto::v1::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -24,10 +24,13 @@ use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::routing::feed::{FEED_CONNECTION_WINDOW, WINDOW};
-use crate::routing::{Member, Routing, RoutingConfig};
+use crate::routing::{Member, MembersConfig, Routing, RoutingConfig};
 
 /// A state that a test waits for must come within this.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a replica may take to end.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// Waits until `holds`.
 pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
@@ -35,6 +38,29 @@ pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
     while !holds().await {
         assert!(start.elapsed() < PATIENCE, "never came: {what}");
         tokio::task::yield_now().await;
+    }
+}
+
+/// Ports the kernel chooses, and short pauses.
+pub(super) fn quick() -> RoutingConfig {
+    RoutingConfig {
+        cluster: "test".to_owned(),
+        push_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        reconnect_max: Duration::from_millis(20),
+        ..RoutingConfig::default()
+    }
+}
+
+/// The same with these instances.
+pub(super) fn fixed(sidecars: &[&Sidecar]) -> RoutingConfig {
+    let fixed = sidecars.iter().map(|sidecar| sidecar.member()).collect();
+    RoutingConfig {
+        members: MembersConfig {
+            fixed,
+            ..MembersConfig::default()
+        },
+        ..quick()
     }
 }
 
@@ -207,13 +233,13 @@ impl Sidecar {
     }
 
     pub(super) async fn receipt(&mut self, id: u64, outcome: Outcome) {
-        let outcome = Bytes::from(vec![u8::try_from(i32::from(outcome)).unwrap()]);
-        let receipts = Some(Receipts {
-            id: vec![id],
-            outcome,
-        });
+        self.receipts(vec![id], outcome).await;
+    }
+
+    pub(super) async fn receipts(&mut self, id: Vec<u64>, outcome: Outcome) {
+        let outcome = Bytes::from(vec![u8::try_from(i32::from(outcome)).unwrap(); id.len()]);
         self.say(FromSidecar {
-            receipts,
+            receipts: Some(Receipts { id, outcome }),
             ..FromSidecar::default()
         })
         .await;
@@ -252,7 +278,7 @@ impl Sidecar {
                 .await
                 .expect("the replica answers");
             let message = next.unwrap().expect("the stream goes on");
-            self.heard.hello = message.hello.or(self.heard.hello.take());
+            self.heard.hello = message.hello.or_else(|| self.heard.hello.take());
             self.heard.acknowledged = self.heard.acknowledged.max(message.acknowledged);
             self.heard.outranked.extend(message.outranked);
             self.heard.unicasts.extend(message.unicasts);
@@ -274,38 +300,76 @@ impl Sidecar {
     }
 }
 
+async fn connect(push: SocketAddr) -> PushClient<Channel> {
+    PushClient::connect(format!("http://{push}")).await.unwrap()
+}
+
 /// A replica that runs, and a client of its push API.
 pub(super) struct Replica {
     push: PushClient<Channel>,
     admin: SocketAddr,
     drain: Drain,
-    running: JoinHandle<()>,
+    /// Ends with the CPU it took, if it has a thread of its own.
+    running: JoinHandle<Duration>,
 }
 
 impl Replica {
     pub(super) async fn start(config: RoutingConfig) -> Replica {
         let routing = Routing::bind(config).await.unwrap();
         let (push, admin) = (routing.push_addr(), routing.admin_addr());
-        let drain = Drain::new(Duration::from_secs(5));
+        let drain = Drain::new(DRAIN);
         let until = drain.clone();
-        let running = tokio::spawn(async move { routing.run(until).await.unwrap() });
-        let push = PushClient::connect(format!("http://{push}")).await.unwrap();
+        let running = tokio::spawn(async move {
+            routing.run(until).await.unwrap();
+            Duration::ZERO
+        });
         Replica {
-            push,
+            push: connect(push).await,
             admin,
             drain,
             running,
         }
     }
 
-    /// Drains, and sees that it ends in time and well.
-    pub(super) async fn stop(self) {
+    /// The same on a thread of its own, so that its CPU can be told from that of the test.
+    pub(super) async fn start_on_a_thread(config: RoutingConfig) -> Replica {
+        let (tell, told) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let drain = Drain::new(DRAIN);
+        let until = drain.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async move {
+                let routing = Routing::bind(config).await.unwrap();
+                tell.send((routing.push_addr(), routing.admin_addr())).unwrap();
+                routing.run(until).await.unwrap();
+            });
+            // Nanoseconds on a CPU come first.
+            let statistics = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+            let nanos = statistics.split(' ').next().unwrap().parse().unwrap();
+            end.send(Duration::from_nanos(nanos)).unwrap();
+        });
+        let (push, admin) = told.await.unwrap();
+        let running = tokio::spawn(async move { ended.await.unwrap() });
+        Replica {
+            push: connect(push).await,
+            admin,
+            drain,
+            running,
+        }
+    }
+
+    /// Drains, and sees that it ends in time and well. Returns the CPU that it took, if it had its own thread.
+    pub(super) async fn stop(self) -> Duration {
         self.drain.begin();
         drop(self.push);
         tokio::time::timeout(PATIENCE, self.running)
             .await
             .expect("the drain has a deadline")
-            .unwrap();
+            .unwrap()
     }
 
     pub(super) async fn try_push(

@@ -1,0 +1,175 @@
+//! What is said of devices while instances come, break, return and go.
+
+use std::time::Duration;
+
+use imaccess_proto::v1::Outcome;
+
+use super::SESSION_A;
+use super::fake::{Replica, Sidecar, announcement, eventually, fixed, quick};
+use crate::routing::{MembersConfig, RoutingConfig};
+
+#[tokio::test]
+async fn offline_is_said_only_in_sync_with_all() {
+    let (mut a, mut b) = (Sidecar::start("a").await, Sidecar::start("b").await);
+    let replica = Replica::start(fixed(&[&a, &b])).await;
+    assert_eq!(
+        replica.push(&["x"]).await,
+        [Outcome::Retry],
+        "nobody was heard yet"
+    );
+    a.accept("test").await;
+    b.accept("test").await;
+    a.announce(vec![announcement("d", SESSION_A, 1)]).await;
+    a.snapshot_done().await;
+    replica
+        .metric("imaccess_routing_instances{state=\"in_sync\"}", 1)
+        .await;
+    assert_eq!(replica.push(&["x"]).await, [Outcome::Retry], "b may have it");
+    assert!(replica.page("/readyz").await.starts_with("HTTP/1.1 503"));
+    b.snapshot_done().await;
+    replica.in_sync().await;
+    assert_eq!(replica.push(&["x"]).await, [Outcome::Offline]);
+    eventually("ready", async || {
+        replica.page("/readyz").await.starts_with("HTTP/1.1 200")
+    })
+    .await;
+
+    // A push on its way when the stream breaks is answered at once, and nothing is offline any more.
+    let call = replica.push_later(&["d"], |_| ());
+    a.unicasts(1).await;
+    a.disconnect();
+    assert_eq!(call.await.unwrap(), [Outcome::Retry]);
+    assert_eq!(replica.push(&["d", "x"]).await, [Outcome::Retry, Outcome::Retry]);
+
+    // It comes back with another snapshot: what is not in it goes at its end, and not before.
+    a.accept("test").await;
+    a.announce(vec![announcement("e", SESSION_A, 2)]).await;
+    a.acknowledged().await;
+    assert_eq!(replica.push(&["d", "e"]).await, [Outcome::Retry, Outcome::Retry]);
+    a.snapshot_done().await;
+    replica.in_sync().await;
+    let call = replica.push_later(&["d", "e"], |_| ());
+    let push = a.unicasts(1).await.remove(0);
+    assert_eq!(push.epoch, 2);
+    a.receipt(push.id, Outcome::Written).await;
+    assert_eq!(call.await.unwrap(), [Outcome::Offline, Outcome::Written]);
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_dead_instance_is_forgotten_after_its_window() {
+    let (mut a, mut b) = (Sidecar::start("a").await, Sidecar::start("b").await);
+    let config = RoutingConfig {
+        dead_after: Duration::from_millis(300),
+        resume_window: Duration::from_millis(300),
+        ..fixed(&[&a, &b])
+    };
+    let replica = Replica::start(config).await;
+    a.accept("test").await;
+    b.accept("test").await;
+    a.announce(vec![announcement("d", SESSION_A, 1)]).await;
+    a.snapshot_done().await;
+    b.snapshot_done().await;
+    replica.in_sync().await;
+    a.shut_down().await;
+    replica
+        .metric("imaccess_routing_instances{state=\"suspect\"}", 1)
+        .await;
+    assert_eq!(replica.push(&["d"]).await, [Outcome::Retry]);
+    replica
+        .metric("imaccess_routing_instances{state=\"dead\"}", 1)
+        .await;
+    assert_eq!(
+        replica.push(&["d"]).await,
+        [Outcome::Retry],
+        "its session may resume elsewhere"
+    );
+    eventually("offline", async || {
+        replica.push(&["d"]).await == [Outcome::Offline]
+    })
+    .await;
+    replica.metric("imaccess_routing_routes", 0).await;
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn the_membership_file_says_who_lives() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("members.json");
+    let write = |sidecars: &[&Sidecar]| {
+        let gateways: Vec<_> = sidecars.iter().map(|sidecar| sidecar.member()).collect();
+        let new = directory.path().join("new");
+        std::fs::write(&new, serde_json::json!({ "gateways": gateways }).to_string()).unwrap();
+        std::fs::rename(&new, &path).unwrap();
+    };
+    let (mut a, mut b) = (Sidecar::start("a").await, Sidecar::start("b").await);
+    let config = RoutingConfig {
+        resume_window: Duration::from_millis(200),
+        members: MembersConfig {
+            file: Some(path.clone()),
+            file_interval: Duration::from_millis(5),
+            ..MembersConfig::default()
+        },
+        ..quick()
+    };
+    let replica = Replica::start(config).await;
+    assert_eq!(
+        replica.push(&["x"]).await,
+        [Outcome::Retry],
+        "who lives isn't known yet"
+    );
+    assert_eq!(replica.push_group("g").await.unwrap().unsynced, 1);
+    write(&[&a]);
+    a.accept("test").await;
+    a.announce(vec![announcement("d", SESSION_A, 1)]).await;
+    a.snapshot_done().await;
+    replica.in_sync().await;
+    assert_eq!(replica.push(&["x"]).await, [Outcome::Offline]);
+
+    write(&[&a, &b]);
+    eventually("b is waited for", async || {
+        replica.push(&["x"]).await == [Outcome::Retry]
+    })
+    .await;
+    b.accept("test").await;
+    b.snapshot_done().await;
+    replica.in_sync().await;
+
+    // Its pod is gone, and all it had was known: others are offline at once, its own devices after the window.
+    write(&[&b]);
+    replica
+        .metric("imaccess_routing_instances{state=\"dead\"}", 1)
+        .await;
+    assert_eq!(replica.push(&["x"]).await, [Outcome::Offline]);
+    eventually("offline", async || {
+        replica.push(&["d"]).await == [Outcome::Offline]
+    })
+    .await;
+    replica
+        .metric("imaccess_routing_instances{state=\"dead\"}", 0)
+        .await;
+
+    // The same instance again, from nothing.
+    write(&[&a, &b]);
+    a.accept("test").await;
+    a.announce(vec![announcement("d", SESSION_A, 1)]).await;
+    a.snapshot_done().await;
+    replica.in_sync().await;
+    replica.metric("imaccess_routing_routes", 1).await;
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_sidecar_of_another_cluster_is_refused() {
+    let mut a = Sidecar::start("a").await;
+    let replica = Replica::start(fixed(&[&a])).await;
+    a.accept("elsewhere").await;
+    replica
+        .metric("imaccess_routing_feed_refused_total{reason=\"cluster\"}", 1)
+        .await;
+    assert_eq!(replica.push(&["x"]).await, [Outcome::Retry]);
+    a.accept("test").await;
+    a.snapshot_done().await;
+    replica.in_sync().await;
+    replica.stop().await;
+}
