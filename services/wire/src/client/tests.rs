@@ -348,14 +348,14 @@ fn duplicates_are_dropped_and_acknowledged_again_only_if_handled() {
 #[test]
 fn a_watermark_without_a_connection_is_told_by_the_login() {
     let mut session = online();
-    receive(
-        &mut session,
-        2_000,
-        &[Frame::Push(Push {
-            sequence: 3,
+    // The second one is received, but not handled: the login must not claim it.
+    let push = |sequence| {
+        Frame::Push(Push {
+            sequence,
             ..Push::default()
-        })],
-    );
+        })
+    };
+    receive(&mut session, 2_000, &[push(3), push(4)]);
     session.connection_lost(2_001);
     let mut out = Vec::new();
     session.push_ack(3, &mut out);
