@@ -1,0 +1,371 @@
+//! A real gateway on port 0, a state sidecar that the test plays itself, and clients that speak by hand.
+#![allow(dead_code, reason = "each test file uses its part of it")]
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use imaccess_common::drain::Drain;
+use imaccess_gateway::{Gateway, GatewayConfig};
+use imaccess_proto::LINK_GENERATION;
+use imaccess_proto::v1::gateway_link_client::GatewayLinkClient;
+use imaccess_proto::v1::{GatewayBatch, GatewayHello, LoginAttempt, LoginResult, StateBatch, StateHello};
+use imaccess_wire::frame::{Login, LoginOk};
+use imaccess_wire::header::split;
+use imaccess_wire::{Code, FrameType, HEADER_LEN, Limits};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Endpoint;
+
+/// Longest that anything in these tests may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} didn't come within {PATIENCE:?}"),
+    }
+}
+
+pub struct TestGateway {
+    pub tcp: SocketAddr,
+    pub admin: SocketAddr,
+    pub directory: tempfile::TempDir,
+    pub drain: Drain,
+    pub ended: tokio::task::JoinHandle<()>,
+}
+
+impl TestGateway {
+    pub async fn start(change: impl FnOnce(&mut GatewayConfig)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = GatewayConfig {
+            tcp: vec!["127.0.0.1:0".parse().unwrap()],
+            socket_dir: directory.path().to_owned(),
+            shards: 1,
+            ..GatewayConfig::default()
+        };
+        change(&mut config);
+        let grace = config.deadlines.drain;
+        let gateway = Gateway::bind(config).await.unwrap();
+        let (tcp, admin) = (gateway.tcp_addrs()[0], gateway.admin_addr());
+        let drain = Drain::new(grace);
+        let signal = drain.clone();
+        let ended = tokio::spawn(async move { gateway.run(signal).await.unwrap() });
+        Self {
+            tcp,
+            admin,
+            directory,
+            drain,
+            ended,
+        }
+    }
+
+    pub async fn state(&self) -> State {
+        State::attach(&self.directory.path().join("shard-0.sock")).await
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(self.tcp).await
+    }
+
+    /// A logged-in client and its handle.
+    pub async fn online(&self, state: &mut State, device: &str) -> (Client, u64) {
+        let client = self.client().await;
+        self.log_in(client, state, device).await
+    }
+
+    async fn log_in(&self, mut client: Client, state: &mut State, device: &str) -> (Client, u64) {
+        client.login(device).await;
+        let attempt = state.login().await;
+        state.accept(&attempt).await;
+        let (kind, _) = client.frame().await;
+        assert_eq!(kind, FrameType::LoginOk);
+        (client, attempt.handle)
+    }
+
+    /// A logged-in client whose kernel takes little on its behalf.
+    pub async fn online_narrow(&self, state: &mut State, device: &str) -> (Client, u64) {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(8 << 10).unwrap();
+        let stream = within("a connection", socket.connect(self.tcp)).await.unwrap();
+        self.log_in(
+            Client {
+                stream,
+                buffer: Vec::new(),
+            },
+            state,
+            device,
+        )
+        .await
+    }
+
+    pub async fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.admin).await.unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).await.unwrap();
+        page
+    }
+
+    /// The value of a sample, 0 if it isn't there.
+    pub async fn metric(&self, sample: &str) -> f64 {
+        let page = self.metrics().await;
+        page.lines()
+            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.trim().parse().ok())
+            .unwrap_or(0.0)
+    }
+
+    /// Waits until a sample has this value.
+    pub async fn metric_becomes(&self, sample: &str, value: f64) {
+        let mut last = f64::NAN;
+        let waited = tokio::time::timeout(PATIENCE, async {
+            loop {
+                last = self.metric(sample).await;
+                if last == value {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        if waited.await.is_err() {
+            panic!("{sample} is {last}, not {value}");
+        }
+    }
+}
+
+/// The state sidecar, played by the test.
+pub struct State {
+    pub outbound: mpsc::Sender<StateBatch>,
+    inbound: Streaming<GatewayBatch>,
+    pub hello: GatewayHello,
+    logins: VecDeque<LoginAttempt>,
+    pub uplink: VecDeque<(u64, Vec<u8>)>,
+    pub closed: VecDeque<(u64, Code)>,
+    pub receipts: VecDeque<(u64, u8)>,
+    pub rows: Vec<(u64, Vec<u8>)>,
+    pub groups: Vec<(u32, Vec<u8>, Vec<u64>)>,
+    pub snapshot_done: bool,
+}
+
+impl State {
+    pub async fn attach(path: &std::path::Path) -> Self {
+        let uri = format!("unix://{}", path.display());
+        let channel = within("the link", Endpoint::from_shared(uri).unwrap().connect())
+            .await
+            .unwrap();
+        let (outbound, queue) = mpsc::channel(16);
+        let hello = StateHello {
+            link_generation: LINK_GENERATION,
+        };
+        outbound
+            .send(StateBatch {
+                hello: Some(hello),
+                ..StateBatch::default()
+            })
+            .await
+            .unwrap();
+        let mut client = GatewayLinkClient::new(channel);
+        let mut inbound = client
+            .attach(ReceiverStream::new(queue))
+            .await
+            .unwrap()
+            .into_inner();
+        let first = within("the hello", inbound.message()).await.unwrap().unwrap();
+        Self {
+            outbound,
+            inbound,
+            hello: first.hello.expect("the first message is a hello"),
+            logins: VecDeque::new(),
+            uplink: VecDeque::new(),
+            closed: VecDeque::new(),
+            receipts: VecDeque::new(),
+            rows: Vec::new(),
+            groups: Vec::new(),
+            snapshot_done: false,
+        }
+    }
+
+    pub async fn send(&self, batch: StateBatch) {
+        self.outbound.send(batch).await.unwrap();
+    }
+
+    /// Takes the next batch apart.
+    pub async fn receive(&mut self) {
+        let batch = within("a batch", self.inbound.message())
+            .await
+            .unwrap()
+            .expect("the stream goes on");
+        if let Some(chunk) = batch.snapshot {
+            let mut start = 0;
+            for (handle, length) in chunk.handle.iter().zip(&chunk.ticket_length) {
+                let end = start + *length as usize;
+                self.rows.push((*handle, chunk.tickets[start..end].to_vec()));
+                start = end;
+            }
+            for group in chunk.groups {
+                self.groups
+                    .push((group.business, group.group.to_vec(), group.member));
+            }
+            self.snapshot_done |= chunk.done;
+        }
+        self.logins.extend(batch.logins);
+        if let Some(frames) = batch.uplink {
+            let mut start = 0;
+            for (handle, length) in frames.handle.iter().zip(&frames.length) {
+                let end = start + *length as usize;
+                self.uplink
+                    .push_back((*handle, frames.frames[start..end].to_vec()));
+                start = end;
+            }
+        }
+        if let Some(receipts) = batch.receipts {
+            self.receipts
+                .extend(receipts.id.iter().copied().zip(receipts.outcome.iter().copied()));
+        }
+        for closed in batch.closed {
+            let code = Code::from_u16(closed.code as u16).unwrap();
+            self.closed.push_back((closed.handle, code));
+        }
+    }
+
+    pub async fn login(&mut self) -> LoginAttempt {
+        loop {
+            if let Some(attempt) = self.logins.pop_front() {
+                return attempt;
+            }
+            self.receive().await;
+        }
+    }
+
+    pub async fn uplink(&mut self) -> (u64, Vec<u8>) {
+        loop {
+            if let Some(frame) = self.uplink.pop_front() {
+                return frame;
+            }
+            self.receive().await;
+        }
+    }
+
+    pub async fn closed(&mut self) -> (u64, Code) {
+        loop {
+            if let Some(closed) = self.closed.pop_front() {
+                return closed;
+            }
+            self.receive().await;
+        }
+    }
+
+    pub async fn receipt(&mut self) -> (u64, u8) {
+        loop {
+            if let Some(receipt) = self.receipts.pop_front() {
+                return receipt;
+            }
+            self.receive().await;
+        }
+    }
+
+    pub async fn snapshot(&mut self) {
+        while !self.snapshot_done {
+            self.receive().await;
+        }
+    }
+
+    pub async fn accept(&self, attempt: &LoginAttempt) {
+        let mut frame = Vec::new();
+        LoginOk {
+            session: [7; 16],
+            epoch: 1,
+            ping_interval_s: 60,
+            ..LoginOk::default()
+        }
+        .encode(&mut frame);
+        let result = LoginResult {
+            handle: attempt.handle,
+            frame: frame.into(),
+            accepted: true,
+            ticket: format!("ticket of {}", attempt.handle).into_bytes().into(),
+            ping_interval_s: 60,
+        };
+        self.send(StateBatch {
+            logins: vec![result],
+            ..StateBatch::default()
+        })
+        .await;
+    }
+}
+
+/// A client that writes and reads bytes.
+pub struct Client {
+    pub stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = within("a connection", TcpStream::connect(address)).await.unwrap();
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
+    }
+
+    pub async fn write(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
+    pub async fn login(&mut self, device: &str) {
+        let mut frame = Vec::new();
+        Login {
+            device,
+            app: "test",
+            token: b"token",
+            ..Login::default()
+        }
+        .encode(&mut frame);
+        self.write(&frame).await;
+    }
+
+    /// The next frame, or `None` at the end of the stream.
+    pub async fn next(&mut self) -> Option<(FrameType, Vec<u8>)> {
+        loop {
+            if let Some(frame) = split(&self.buffer, Limits::default()).expect("the gateway writes frames") {
+                let kind = frame.header.kind.expect("of a known type");
+                let body = frame.body().to_vec();
+                let len = HEADER_LEN + body.len();
+                self.buffer.drain(..len);
+                return Some((kind, body));
+            }
+            let mut chunk = [0; 16 << 10];
+            let len = within("bytes", self.stream.read(&mut chunk))
+                .await
+                .expect("no reset");
+            if len == 0 {
+                assert!(self.buffer.is_empty(), "the stream ended inside a frame");
+                return None;
+            }
+            self.buffer.extend_from_slice(&chunk[..len]);
+        }
+    }
+
+    pub async fn frame(&mut self) -> (FrameType, Vec<u8>) {
+        self.next().await.expect("the stream goes on")
+    }
+
+    /// The code of the close frame that comes next, and then the end of the stream.
+    pub async fn close_code(&mut self) -> Code {
+        let (kind, body) = self.frame().await;
+        assert_eq!(kind, FrameType::Close);
+        let code = imaccess_wire::frame::Close::decode(&body)
+            .unwrap()
+            .known_code()
+            .unwrap();
+        assert!(self.next().await.is_none(), "nothing follows a close");
+        code
+    }
+}
