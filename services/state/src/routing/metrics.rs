@@ -12,6 +12,7 @@ use super::store::Sizes;
 pub(crate) struct RoutingMetrics {
     routes: IntGauge,
     groups: IntGauge,
+    route_bytes: IntGauge,
     instances: IntGaugeVec,
     pub(crate) in_sync: IntGauge,
     pushes_awaited: IntGauge,
@@ -61,6 +62,11 @@ impl RoutingMetrics {
                 registry,
                 "imaccess_routing_groups",
                 "Groups with members somewhere.",
+            ),
+            route_bytes: gauge(
+                registry,
+                "imaccess_routing_route_bytes",
+                "User memory of the route table.",
             ),
             instances: gauge_vec(
                 registry,
@@ -133,6 +139,7 @@ impl RoutingMetrics {
         let number = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
         self.routes.set(number(sizes.routes));
         self.groups.set(number(sizes.groups));
+        self.route_bytes.set(number(sizes.route_bytes));
         self.pushes_awaited.set(number(awaited));
     }
 

@@ -47,6 +47,11 @@ impl<T> Slab<T> {
         self.places() - self.free.len()
     }
 
+    /// Memory taken, free places included.
+    pub(crate) fn bytes(&self) -> usize {
+        self.chunks.len() * CHUNK * size_of::<T>() + self.free.capacity() * size_of::<u32>()
+    }
+
     /// Places, in use or not.
     pub(crate) fn places(&self) -> usize {
         self.chunks

@@ -108,7 +108,7 @@ pub trait RouteStore: Send + Sync + 'static {
         found: &mut Vec<InstanceIndex>,
     ) -> impl Future<Output = Result<(), StoreUnavailable>> + Send;
 
-    /// How many devices and groups there are, for the metrics page.
+    /// How much there is, for the metrics page.
     fn sizes(&self) -> Sizes;
 }
 
@@ -119,6 +119,8 @@ pub struct Sizes {
     pub routes: usize,
     /// Groups with members.
     pub groups: usize,
+    /// Memory that the routes take in this process.
+    pub route_bytes: usize,
 }
 
 /// All of it in this process's memory; every replica has its own.
@@ -304,6 +306,7 @@ impl RouteStore for MemoryStore {
         Sizes {
             routes: tables.routes.len(),
             groups: tables.groups.len(),
+            route_bytes: tables.routes.bytes(),
         }
     }
 }

@@ -206,6 +206,12 @@ impl RouteTable {
         self.entries.len()
     }
 
+    /// Memory taken, all in.
+    pub(crate) fn bytes(&self) -> usize {
+        let index: usize = self.partitions.iter().map(HashTable::allocation_size).sum();
+        self.entries.bytes() + index
+    }
+
     fn owner(&self, instance: InstanceIndex) -> Option<Owner> {
         self.owners.get(instance.0 as usize).copied().flatten()
     }

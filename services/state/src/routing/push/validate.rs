@@ -120,7 +120,7 @@ mod tests {
             }),
             ("devices: must", Code::InvalidArgument, |r| r.devices.clear()),
             ("devices: 10001 ", Code::InvalidArgument, |r| {
-                r.devices = vec!["d".to_owned(); DEVICES + 1]
+                r.devices = vec!["d".to_owned(); DEVICES + 1];
             }),
             ("devices[1]: has 0", Code::InvalidArgument, |r| {
                 r.devices.push(String::new());
@@ -129,10 +129,10 @@ mod tests {
                 r.devices.push("d".repeat(MAX_DEVICE + 1));
             }),
             ("payload: has 65025", Code::InvalidArgument, |r| {
-                r.payload = Bytes::from(vec![0; MAX_PAYLOAD + 1])
+                r.payload = Bytes::from(vec![0; MAX_PAYLOAD + 1]);
             }),
             ("message_id: ", Code::InvalidArgument, |r| {
-                r.message_id = Bytes::from(vec![0; MAX_PUSH_ID + 1])
+                r.message_id = Bytes::from(vec![0; MAX_PUSH_ID + 1]);
             }),
             ("priority: 9 ", Code::InvalidArgument, |r| r.priority = 9),
             ("class: AT_LEAST_ONCE", Code::Unimplemented, |r| {

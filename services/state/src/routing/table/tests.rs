@@ -170,8 +170,10 @@ fn a_million_routes_fit_their_budget() {
             Some(Verdict::Applied)
         );
     });
-    let each = user_bytes().saturating_sub(before) as f64 / ROUTES as f64;
-    println!("user memory: {each:.1} B per route");
+    let each = table.bytes() as f64 / ROUTES as f64;
+    // Other tests of this process are in the second figure: the first is what is held to the budget.
+    let seen = user_bytes().saturating_sub(before) as f64 / ROUTES as f64;
+    println!("user memory: {each:.1} B per route; by the process's map {seen:.1} B");
     per_second("look up", &mut |number| {
         assert!(table.get(keyer.device("app", &name(number))).is_some());
     });
