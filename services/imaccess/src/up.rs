@@ -256,12 +256,14 @@ async fn end(running: &mut Running, plan: &Plan, quiet: bool) {
             eprintln!("{text}");
         }
     };
-    for (wave, what) in [
-        (true, "gateways: telling clients and flushing"),
-        (false, "the other parts"),
-    ] {
-        let of_wave = |kind: Kind| (kind == Kind::Gateway) == wave;
+    let waves: [(&str, &[Kind]); 3] = [
+        ("gateways: clients are told and flushed", &[Kind::Gateway]),
+        ("routing and ipconfig", &[Kind::Routing, Kind::Ipconfig]),
+        ("state and echo", &[Kind::Sidecar, Kind::Echo]),
+    ];
+    for (what, kinds) in waves {
         say(&format!("ending {what} …"));
+        let of_wave = |kind: Kind| kinds.contains(&kind);
         match running {
             Running::Threads(threads) => threads.end(plan, of_wave).await,
             Running::Processes(processes) => processes.end(plan, of_wave).await,
@@ -275,7 +277,7 @@ fn drain_of(part: &plan::Planned) -> Drain {
     Drain::new(part.config.drain())
 }
 
-/// `Ok` if all ended by themselves; for parts that don't end in time.
+/// For parts that don't end in time: then they are ended.
 const AFTER_DRAIN: Duration = Duration::from_secs(2);
 
 /// Fails with a text about the path if it is too long for the sockets in it.

@@ -100,6 +100,8 @@ async fn keep(recipe: Recipe, drain: Drain, events: mpsc::Sender<Event>) {
         let started = Instant::now();
         match spawn(&recipe) {
             Ok(mut child) => {
+                // Waiting for a child closes its input, which would end it: we hold it.
+                let _held = child.stdin.take();
                 let pid = child.id().unwrap_or_default();
                 // A closed channel means that `up` is ending anyway.
                 let _ = events
