@@ -87,7 +87,7 @@ pub struct PartView {
     pub part: String,
     /// Its name.
     pub name: String,
-    /// The process that it runs in, at present.
+    /// The process that it runs in, at present; 0 while it doesn't.
     pub pid: i32,
     /// The address of its metrics page.
     #[serde(default)]
@@ -257,7 +257,9 @@ impl Cluster {
             }
             let now = self.parts(part);
             let fresh = now.len() == before.len()
-                && now.iter().all(|new| before.iter().all(|old| old.pid != new.pid));
+                && now
+                    .iter()
+                    .all(|new| new.pid != 0 && before.iter().all(|old| old.pid != new.pid));
             Ok(if fresh {
                 Seen::Yes(now)
             } else {

@@ -38,7 +38,7 @@ impl Page {
     /// When the page doesn't answer in time, or isn't in the text format.
     pub async fn scrape(address: &str) -> Result<Self> {
         let url = format!("http://{address}/metrics");
-        let client = reqwest::Client::builder().timeout(DEADLINE).build()?;
+        let client = reqwest::Client::builder().no_proxy().timeout(DEADLINE).build()?;
         let answer = client
             .get(&url)
             .send()

@@ -58,7 +58,8 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
         cluster.kill(part)?;
         if part == "routing" {
             // The push API is gone with it: the command must say "try again" by its exit status.
-            let arguments = ["push", "--device", "device-0", "--data", "x"];
+            let push = cluster.view.push_grpc.clone();
+            let arguments = ["push", "--device", "device-0", "--data", "x", "--push", &push];
             let output = command::run(Some(&cluster.view.ipconfig), arguments, RESTART).await?;
             // `up` may have been quicker than we were; then the push is simply answered.
             if !output.status.success() {

@@ -111,15 +111,16 @@ async fn start(directory: &Path) -> Result<(Child, Vec<String>)> {
     Ok((up, printed))
 }
 
-/// The lines that are commands; what stands behind a `#` is for people.
+/// The lines that are commands: they begin with the program, by whatever path it was started. What stands behind
+/// a `#` is for people.
 fn commands(printed: &[String]) -> Vec<String> {
     let command = |line: &String| {
         let line = line.split(" #").next().unwrap_or_default().trim();
-        let line = line.strip_prefix("$ ").unwrap_or(line);
-        let line = line
-            .strip_prefix("cargo run --release -- ")
-            .map_or_else(|| line.to_owned(), |rest| format!("imaccess {rest}"));
-        line.starts_with("imaccess ").then_some(line)
+        let program = line.split_whitespace().next()?;
+        Path::new(program)
+            .file_name()
+            .is_some_and(|name| name == "imaccess")
+            .then(|| line.to_owned())
     };
     printed.iter().filter_map(command).collect()
 }
