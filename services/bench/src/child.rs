@@ -47,8 +47,15 @@ impl Child {
     }
 
     /// Starts this executable with these arguments; such a process ends by signal.
-    pub(crate) fn part(arguments: &[&str]) -> anyhow::Result<Self> {
+    pub(crate) fn cluster(arguments: &[&str]) -> anyhow::Result<Self> {
         Self::start(arguments, false)
+    }
+
+    /// Starts one part of a cluster, which ends with us.
+    pub(crate) fn part(arguments: &[&str]) -> anyhow::Result<Self> {
+        let mut all = arguments.to_vec();
+        all.push("--exit-with-parent");
+        Self::start(&all, true)
     }
 
     fn start(arguments: &[&str], listens: bool) -> anyhow::Result<Self> {
@@ -131,7 +138,7 @@ impl Child {
     fn ends_by(&mut self, deadline: Instant) -> bool {
         loop {
             match self.process.try_wait() {
-                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+                Ok(None) if Instant::now() < deadline => nap(Duration::from_millis(5)),
                 Ok(None) => return false,
                 Ok(Some(_)) | Err(_) => return true,
             }
@@ -210,8 +217,13 @@ pub(crate) fn pause(time: Duration) -> anyhow::Result<()> {
         if left.is_zero() {
             return Ok(());
         }
-        std::thread::sleep(left.min(Duration::from_millis(50)));
+        nap(left.min(Duration::from_millis(50)));
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the bench's own thread, which serves nobody")]
+fn nap(time: Duration) {
+    std::thread::sleep(time);
 }
 
 fn signal(pid: u32, signal: Signal) {

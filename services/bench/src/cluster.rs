@@ -100,7 +100,7 @@ impl Cluster {
                 if let Some(shards) = &shards {
                     command.extend(["--shards", shards]);
                 }
-                let mut up = Child::part(&command)?;
+                let mut up = Child::cluster(&command)?;
                 (up.receive_object()?, Some(up))
             }
         };
@@ -182,7 +182,7 @@ impl Cluster {
     /// How devices whose names begin with `prefix` log in for the first time.
     pub(crate) fn first_login(&self, prefix: &str, group: Option<Group>) -> LoginAs {
         let proof = Proof::Issue {
-            key: self.description.directory.join("token-signing.pem"),
+            key: self.description.directory.join("token-signing-key.pem"),
             key_id: None,
             cluster: self.name.clone(),
         };

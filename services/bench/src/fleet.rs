@@ -145,7 +145,7 @@ impl Fleet {
 
     /// Publishes to the group of all connections; these must be one worker's.
     pub(crate) fn fanout(&mut self, job: Fanout) -> anyhow::Result<FannedOut> {
-        match self.only(Job::Fanout(job))? {
+        match self.only(&Job::Fanout(job))? {
             Answer::FannedOut(done) => Ok(done),
             other => bail!("a load worker answers {other:?}"),
         }
@@ -153,7 +153,7 @@ impl Fleet {
 
     /// Asks an HTTP server.
     pub(crate) fn http(&mut self, job: Http) -> anyhow::Result<Exchanged> {
-        match self.only(Job::Http(job))? {
+        match self.only(&Job::Http(job))? {
             Answer::Exchanged(done) => Ok(done),
             other => bail!("a load worker answers {other:?}"),
         }
@@ -164,11 +164,11 @@ impl Fleet {
         self.all(|_| Job::Close).map(drop)
     }
 
-    fn only(&mut self, job: Job) -> anyhow::Result<Answer> {
+    fn only(&mut self, job: &Job) -> anyhow::Result<Answer> {
         let [worker] = self.workers.as_mut_slice() else {
             bail!("this needs exactly one load worker")
         };
-        worker.send(&job)?;
+        worker.send(job)?;
         done(worker.receive()?)
     }
 

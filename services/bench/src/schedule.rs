@@ -39,7 +39,7 @@ impl Schedule {
     /// When the next message is meant to go; `None` when all have gone.
     #[must_use]
     pub(crate) fn next_ns(&self) -> Option<u64> {
-        (self.next < self.total).then(|| (self.next as f64 * self.interval_ns) as u64)
+        (self.next < self.total).then_some((self.next as f64 * self.interval_ns) as u64)
     }
 }
 

@@ -30,11 +30,10 @@ pub(crate) fn run<In: Read + AsFd, Out: Write>(mut asker: Asker<In, Out>) -> any
             let ready = epoll.event(index);
             match ready.token {
                 LISTENER => sockets.accept(&listener, &epoll, &mut counts)?,
+                CONTROL if asker.answer(&counts)? => {}
                 CONTROL => {
-                    if !asker.answer(&counts)? {
-                        sockets.close_all();
-                        return Ok(());
-                    }
+                    sockets.close_all();
+                    return Ok(());
                 }
                 slot if ready.readable => echo(&mut sockets, slot as usize, &mut buffer, &mut counts),
                 // Writable, which it is until it isn't: nothing to do.

@@ -55,12 +55,11 @@ pub(crate) fn run<In: Read + AsFd, Out: Write>(mode: Mode, mut asker: Asker<In, 
                     epoll.add(&publisher, PUBLISHER, Interest::Stream)?;
                     inbox.replace(Some(publisher));
                 }
+                CONTROL if asker.answer(&counts)? => {}
                 CONTROL => {
-                    if !asker.answer(&counts)? {
-                        inbox.replace(None);
-                        sockets.close_all();
-                        return Ok(());
-                    }
+                    inbox.replace(None);
+                    sockets.close_all();
+                    return Ok(());
                 }
                 PUBLISHER if ready.readable => distribute(mode, &mut inbox, &mut sockets, &mut counts),
                 // A member has nothing to say: it goes.
