@@ -15,8 +15,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// Longest message either way: a batch holds at most the link queue's bound and its columns.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
-/// HTTP/2 windows: a whole batch can be on its way, so that a slow turn of state doesn't stall a shard's stream.
-const WINDOW: u32 = 8 << 20;
+/// HTTP/2 stream window: a whole batch can be on its way, so that a slow turn doesn't stall the stream.
+const STREAM_WINDOW: u32 = 4 << 20;
+/// HTTP/2 connection window. One stream uses it, so it bounds nothing; but h2 ends a connection with
+/// `too_many_data_frames` when unread frames below 256 bytes use up half of it, counting 256 less their length each.
+/// At 64 stream windows the stream's own window always stops the sender first.
+const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
 /// Largest HTTP/2 frame: a batch of 16–64 KiB goes in one.
 const FRAME: u32 = 64 << 10;
 /// Batches handed to the stream and not taken by it yet. More would only hide that state is slow: what is not
@@ -80,8 +84,8 @@ pub(crate) async fn serve(listener: std::os::unix::net::UnixListener, attaches: 
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let served = tonic::transport::Server::builder()
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .add_service(service)
         .serve_with_incoming(incoming)

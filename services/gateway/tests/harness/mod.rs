@@ -1,5 +1,6 @@
 //! A real gateway on port 0, a state sidecar that the test plays itself, and clients that speak by hand.
 #![allow(dead_code, reason = "each test file uses its part of it")]
+#![allow(clippy::unwrap_used, clippy::large_futures, reason = "a test that fails here says where")]
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -341,15 +342,11 @@ impl Client {
                 self.buffer.drain(..len);
                 return Some((kind, body));
             }
-            let mut chunk = [0; 16 << 10];
-            let len = within("bytes", self.stream.read(&mut chunk))
-                .await
-                .expect("no reset");
-            if len == 0 {
+            let read = self.stream.read_buf(&mut self.buffer);
+            if within("bytes", read).await.expect("no reset") == 0 {
                 assert!(self.buffer.is_empty(), "the stream ended inside a frame");
                 return None;
             }
-            self.buffer.extend_from_slice(&chunk[..len]);
         }
     }
 
