@@ -129,6 +129,7 @@ impl Sidecar {
             ..
         } = self;
         let stop = CancellationToken::new();
+        // Everything ends with this future, also when it is dropped.
         let _stop_all = stop.clone().drop_guard();
         let link_ready = readiness.condition("link");
         let serving = admin.serve(registry, readiness.clone(), axum::Router::new(), stop.clone());
@@ -141,10 +142,8 @@ impl Sidecar {
 
         let (workers_tx, mut from_workers) = mpsc::channel(TO_HUB);
         let (ended_tx, mut ended) = mpsc::channel::<u8>(usize::from(u8::MAX) + 1);
-        // Workers end with this future, also when it is dropped.
-        let abandoned = AbandonOnDrop(drain.clone());
         let start = {
-            let (config, shared, drain) = (config.clone(), shared.clone(), drain.clone());
+            let (config, shared, drain, stop) = (config.clone(), shared.clone(), drain.clone(), stop.clone());
             let started = ended_tx.clone();
             move |number: u8| {
                 let (sender, from_hub) = mpsc::channel(TO_WORKER);
@@ -156,6 +155,7 @@ impl Sidecar {
                     to_hub: workers_tx.clone(),
                     from_hub,
                     drain: drain.clone(),
+                    stop: stop.clone(),
                 };
                 spawn_worker(number, worker, started.clone());
                 sender
@@ -182,16 +182,7 @@ impl Sidecar {
                 () = room.notified() => hub.flush().await,
             }
         }
-        drop(abandoned);
         Ok(())
-    }
-}
-
-struct AbandonOnDrop(Drain);
-
-impl Drop for AbandonOnDrop {
-    fn drop(&mut self) {
-        self.0.begin();
     }
 }
 
@@ -252,3 +243,6 @@ async fn serve_feed(listener: TcpListener, feed: Feed, stop: CancellationToken) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,8 @@ pub struct Follower {
     waiting: VecDeque<FromSidecar>,
     /// How many things are in there.
     weight: usize,
-    receipts: Receipts,
+    receipts: Vec<u64>,
+    outcomes: Vec<u8>,
     /// Number of the last announcement or retraction.
     sequence: u64,
     acknowledged: u64,
@@ -55,7 +56,8 @@ impl Follower {
             outgoing,
             waiting: VecDeque::new(),
             weight: 0,
-            receipts: Receipts::default(),
+            receipts: Vec::new(),
+            outcomes: Vec::new(),
             sequence: 0,
             acknowledged: 0,
             marks: VecDeque::new(),
@@ -159,11 +161,8 @@ impl Follower {
 
     /// What became of one of its pushes.
     pub fn receipt(&mut self, id: u64, outcome: Outcome) {
-        self.receipts.id.push(id);
-        let outcome = u8::try_from(outcome as i32).unwrap_or_default();
-        let mut outcomes = Vec::from(std::mem::take(&mut self.receipts.outcome));
-        outcomes.push(outcome);
-        self.receipts.outcome = outcomes.into();
+        self.receipts.push(id);
+        self.outcomes.push(u8::try_from(outcome as i32).unwrap_or_default());
     }
 
     /// It has applied everything up to this number.
@@ -192,14 +191,18 @@ impl Follower {
     /// Whether too much waits for it.
     #[must_use]
     pub fn is_too_far_behind(&self) -> bool {
-        self.weight + self.receipts.id.len() > MAX_WAITING
+        self.weight + self.receipts.len() > MAX_WAITING
     }
 
     /// Sends what waits, if it took what was sent before.
     pub fn flush(&mut self) {
-        if self.waiting.is_empty() && self.receipts.id.is_empty() || !self.outgoing.has_room() {
-            return;
+        // Asked again after each: only who found no room is told when there is some.
+        while (!self.waiting.is_empty() || !self.receipts.is_empty()) && self.outgoing.has_room() {
+            self.send();
         }
+    }
+
+    fn send(&mut self) {
         let mut message = self.waiting.pop_front().unwrap_or_default();
         let mut size = weight(&message);
         while let Some(next) = self.waiting.front() {
@@ -218,8 +221,9 @@ impl Follower {
             }
         }
         self.weight -= weight(&message);
-        if message.hello.is_none() && !self.receipts.id.is_empty() {
-            message.receipts = Some(std::mem::take(&mut self.receipts));
+        if message.hello.is_none() && !self.receipts.is_empty() {
+            let (id, outcome) = (std::mem::take(&mut self.receipts), std::mem::take(&mut self.outcomes));
+            message.receipts = Some(Receipts { id, outcome: outcome.into() });
         }
         self.outgoing.put(message);
     }

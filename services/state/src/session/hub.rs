@@ -344,7 +344,7 @@ impl Hub {
         }
     }
 
-    async fn tell(&self, worker: u8, what: ToWorker) {
+    async fn tell(&mut self, worker: u8, what: ToWorker) {
         if let Some(worker) = self.workers.get(usize::from(worker)) {
             // A worker that is gone ends the whole sidecar; nothing to do here.
             let _ = worker.sender.send(what).await;

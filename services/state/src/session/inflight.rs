@@ -14,6 +14,9 @@ pub const TICK_MICROS: u64 = 50_000;
 /// Buckets: 12.8 s, which covers the default timeout of 10 s in one round; longer ones go round again.
 const BUCKETS: usize = 256;
 
+/// In no bucket.
+const UNLINKED: u16 = u16::MAX;
+
 /// One request in flight.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
@@ -163,7 +166,7 @@ impl InFlight {
             .collect()
     }
 
-    /// Puts the ids that are due at `now_micros` into `due`.
+    /// Puts the ids that are due at `now_micros` into `due`, once: the caller removes them.
     pub fn sweep(&mut self, now_micros: u64, due: &mut Vec<u64>) {
         let now = now_micros / TICK_MICROS;
         // After a long pause every bucket is looked at once.
@@ -175,12 +178,12 @@ impl InFlight {
                 let slot = &mut self.slots[at as usize];
                 let next = slot.next;
                 (slot.next, slot.prev) = (NONE, NONE);
-                let id = u64::from(slot.generation) << 32 | u64::from(at);
-                let late = slot.entry.due_micros <= now_micros;
-                // Linked again even if due: the caller takes it out by `remove`.
-                self.link(at);
-                if late {
-                    due.push(id);
+                if slot.entry.due_micros <= now_micros {
+                    // In no bucket until the caller takes it out.
+                    slot.bucket = UNLINKED;
+                    due.push(u64::from(slot.generation) << 32 | u64::from(at));
+                } else {
+                    self.link(at);
                 }
                 at = next;
             }
@@ -202,6 +205,9 @@ impl InFlight {
     fn unlink(&mut self, index: u32) {
         let slot = &self.slots[index as usize];
         let (bucket, next, prev) = (usize::from(slot.bucket), slot.next, slot.prev);
+        if slot.bucket == UNLINKED {
+            return;
+        }
         if prev == NONE {
             self.buckets[bucket] = next;
         } else {

@@ -38,6 +38,10 @@ use super::table::{Key, Table};
 use self::business::Business;
 pub use self::route::RouteChunk;
 
+/// Sessions that may wait for routing to confirm their end, while there is none: about 200 MB per worker. The
+/// records of devices that come back don't count, for their next login takes them over.
+const MAX_LEAVING: usize = 1_000_000;
+
 /// What a machine is told at its start.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -203,12 +207,14 @@ impl Machine {
         self.table.len()
     }
 
-    /// How many are online, suspended, leaving; looks at the two queues, not at every record.
+    /// How many are online, suspended, leaving; looks at every record.
     #[must_use]
     pub fn phases(&self) -> [(&'static str, usize); 3] {
-        let (suspended, leaving) = (self.suspended.len(), self.leaving.len());
-        let online = self.table.len().saturating_sub(suspended + leaving);
-        [("online", online), ("suspended", suspended), ("leaving", leaving)]
+        let mut phases = [("online", 0), ("suspended", 0), ("leaving", 0)];
+        for record in (0..self.table.end()).filter_map(|index| self.table.at(index)) {
+            phases[record.phase as usize].1 += 1;
+        }
+        phases
     }
 
     /// What the gateway is told of intervals and queues.
@@ -294,6 +300,14 @@ impl Machine {
             .inc();
         self.leaving.push_back((delta, key));
         self.retract(key);
+        if self.leaving.len() > MAX_LEAVING
+            && let Some((delta, key)) = self.leaving.pop_front()
+            && self.table.get(key).is_some_and(|record| record.announced == delta)
+        {
+            // Its route is gone or its device has a later one; only the event is lost, and counted.
+            self.table.remove(key);
+            self.shared.metrics.session_ends.with_label_values(&["forgotten", "no_routing"]).inc();
+        }
     }
 
     /// The device has a later session: this one goes without a word to businesses.

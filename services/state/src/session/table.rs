@@ -187,9 +187,9 @@ impl Table {
         }
     }
 
-    /// Takes a session out.
+    /// Takes a session out; the record still has the address that it had.
     pub fn remove(&mut self, key: Key) -> Option<Record> {
-        self.get(key)?;
+        let handle = self.get(key)?.handle;
         self.set_handle(key, 0);
         let record = &self.chunks[key.index as usize / CHUNK][key.index as usize % CHUNK];
         let session = self.hasher.hash_one(record.id);
@@ -204,7 +204,8 @@ impl Table {
         vacant.generation = (place.generation + 1) & ((1 << GENERATION_BITS) - 1);
         self.free.push(key.index);
         self.live -= 1;
-        Some(std::mem::replace(place, vacant))
+        let removed = std::mem::replace(place, vacant);
+        Some(Record { handle, ..removed })
     }
 
     /// Gives a session another connection address; 0 takes it away.

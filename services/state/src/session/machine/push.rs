@@ -47,8 +47,12 @@ impl Machine {
 
     /// A push for a group's members on this shard; nothing if it has none.
     pub fn group_push(&mut self, push: &GroupPush, room: bool) {
-        let known = self.groups.find(push.business, &push.group).is_some();
-        if !known || !room || self.link_state == LinkState::Down || push.payload.len() > MAX_PUSH_PAYLOAD {
+        if self.groups.find(push.business, &push.group).is_none() {
+            return;
+        }
+        if !room || self.link_state == LinkState::Down || push.payload.len() > MAX_PUSH_PAYLOAD {
+            // At most once; its number shows the gap.
+            self.shared.metrics.pushes.with_label_values(&["group_dropped"]).inc();
             return;
         }
         let frame = GroupPushFrame {

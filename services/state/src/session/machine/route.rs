@@ -13,7 +13,7 @@ use crate::session::table::Key;
 /// A part of what a new follower must hear.
 #[derive(Debug, Default)]
 pub struct RouteChunk {
-    /// Sessions that are online or suspended.
+    /// All sessions.
     pub announcements: Vec<RouteAnnouncement>,
     /// Sessions that ended, and whose end isn't confirmed.
     pub retractions: Vec<RouteRetraction>,
@@ -68,10 +68,11 @@ impl Machine {
             let Some(key) = self.table.key_at(index) else {
                 continue;
             };
-            match self.table.get(key).map(|record| record.phase) {
-                Some(Phase::Leaving) => chunk.retractions.extend(self.retraction(key)),
-                Some(_) => chunk.announcements.extend(self.announcement(key)),
-                None => {}
+            // One that is leaving is announced as well, and taken back at once: only an announcement is answered
+            // when the device has a later session elsewhere.
+            chunk.announcements.extend(self.announcement(key));
+            if self.table.get(key).is_some_and(|record| record.phase == Phase::Leaving) {
+                chunk.retractions.extend(self.retraction(key));
             }
         }
         chunk.next = (until < end).then_some(until);
@@ -114,7 +115,8 @@ impl Machine {
         let Some(record) = self.table.get_mut(key) else {
             return;
         };
-        if record.epoch != outranked.epoch || record.epoch >= outranked.winner_epoch {
+        // Equal epochs are possible, between instances; then the replica broke the tie.
+        if record.epoch != outranked.epoch || record.epoch > outranked.winner_epoch {
             return;
         }
         let done = if record.fresh && record.announced > confirmed && record.phase == Phase::Online {
