@@ -30,7 +30,7 @@ pub(crate) struct CallArgs {
 
 /// Runs it.
 pub(crate) fn run(arguments: CallArgs) -> anyhow::Result<ExitCode> {
-    run::runtime()?.block_on(call(arguments))
+    run::quiet_runtime()?.block_on(call(arguments))
 }
 
 async fn call(arguments: CallArgs) -> anyhow::Result<ExitCode> {

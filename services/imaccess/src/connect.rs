@@ -34,7 +34,7 @@ pub(crate) struct ConnectArgs {
 
 /// Runs it.
 pub(crate) fn run(arguments: ConnectArgs) -> anyhow::Result<ExitCode> {
-    run::runtime()?.block_on(connect(arguments))
+    run::quiet_runtime()?.block_on(connect(arguments))
 }
 
 async fn connect(arguments: ConnectArgs) -> anyhow::Result<ExitCode> {

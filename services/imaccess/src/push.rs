@@ -44,7 +44,7 @@ pub(crate) struct PushArgs {
 
 /// Runs it.
 pub(crate) fn run(arguments: PushArgs) -> anyhow::Result<ExitCode> {
-    run::runtime()?.block_on(push(arguments))
+    run::quiet_runtime()?.block_on(push(arguments))
 }
 
 async fn push(arguments: PushArgs) -> anyhow::Result<ExitCode> {

@@ -83,6 +83,8 @@ pub(crate) struct UpArgs {
 enum Event {
     /// A part runs in this process.
     Started { index: usize, pid: u32 },
+    /// A part died and is about to be started again.
+    Ended { index: usize },
     /// A part ended although nobody asked it to, and isn't started again.
     Failed { name: String, why: String },
 }
@@ -128,13 +130,15 @@ async fn up(arguments: UpArgs) -> anyhow::Result<ExitCode> {
     let failure = loop {
         tokio::select! {
             () = &mut signal => break None,
-            Some(event) = happened.recv() => match event {
-                Event::Started { index, pid } => {
-                    view.processes[index].pid = pid;
-                    directory.write_json("cluster.json", &view)?;
-                }
-                Event::Failed { name, why } => break Some(anyhow::anyhow!("{name} failed: {why}")),
-            },
+            Some(event) = happened.recv() => {
+                let (index, pid) = match event {
+                    Event::Started { index, pid } => (index, pid),
+                    Event::Ended { index } => (index, 0),
+                    Event::Failed { name, why } => break Some(anyhow::anyhow!("{name} failed: {why}")),
+                };
+                view.processes[index].pid = pid;
+                directory.write_json("cluster.json", &view)?;
+            }
             outcome = &mut ready, if waiting => {
                 waiting = false;
                 match outcome {

@@ -113,7 +113,7 @@ impl ClientBuilder {
         self
     }
 
-    /// How long one TCP connection may take to be made, and its login to be answered (5 s each).
+    /// How long one TCP connection may take to be made (5 s).
     pub fn tcp_timeout(mut self, timeout: Duration) -> Self {
         self.settings.tcp_timeout = timeout;
         self
@@ -132,7 +132,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How many requests, sends, joins and leaves may be unanswered (256); more wait, within their deadlines.
+    /// How many requests, sends, joins and leaves may be unanswered (256); more wait, within their deadlines. No more than
+    /// 64 of them are on their way at a time, as the protocol has it.
     pub fn max_in_flight(mut self, messages: usize) -> Self {
         self.settings.max_in_flight = messages;
         self

@@ -271,7 +271,7 @@ impl Client {
             .map_err(busy)?;
         let permit = permit.map_err(|_| self.closed())?;
         let (answer, outcome) = oneshot::channel();
-        let entry = Entry::new(ask, now, deadline, answer, permit);
+        let entry = Entry::new(ask, deadline, answer, permit);
         let sent = timeout_at(deadline, self.inner.commands.send(Command::Ask(entry)))
             .await
             .map_err(busy)?;

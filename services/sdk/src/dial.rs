@@ -1,11 +1,13 @@
 //! From nothing to a logged-in connection: one round over the endpoints, each with its deadlines.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use imaccess_wire::Code;
 use imaccess_wire::client::{ClientSession, LoginParameters};
 use imaccess_wire::frame::{NetworkType, Transport};
+use imaccess_wire::limits::LOGIN_ANSWER_MS;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -14,6 +16,9 @@ use crate::endpoints::{Endpoint, Finder, Network};
 use crate::error::ConnectError;
 use crate::link::{Clock, Incoming, Link, LoggedIn};
 use crate::state::ConnectionState;
+
+/// How long a login may stay without an answer (PROTOCOL.md 3.1).
+const LOGIN_ANSWER: Duration = Duration::from_millis(LOGIN_ANSWER_MS);
 
 /// Dials. Owned by whoever dials next, and given back with the result.
 #[derive(Debug)]
@@ -140,7 +145,7 @@ impl Dialer {
             transport: Transport::Tcp,
             ping_jitter: fastrand::f32(),
         };
-        let answer = timeout(within, link.login(&parameters)).await;
+        let answer = timeout(LOGIN_ANSWER, link.login(&parameters)).await;
         let lost = |code| {
             Attempt::Next(ConnectError::Lost {
                 endpoint: endpoint.to_string(),
@@ -155,7 +160,10 @@ impl Dialer {
                 retry_after,
             })) => {
                 let retry_after = (!retry_after.is_zero()).then_some(retry_after);
-                let elsewhere = matches!(code, Code::ConnectionLimit | Code::AddressLimit | Code::Draining);
+                let elsewhere = matches!(
+                    code,
+                    Code::ConnectionLimit | Code::AddressLimit | Code::Draining | Code::LoginUnavailable
+                );
                 let refused = ConnectError::Refused {
                     code,
                     reason,

@@ -19,6 +19,10 @@ const FIRST_REPEAT: Duration = Duration::from_millis(100);
 /// Longest wait between repetitions that nobody asked for.
 const MAX_REPEAT: Duration = Duration::from_secs(2);
 
+/// Numbers from the oldest unanswered frame to the newest: the access layer can't tell older ones from answered ones, so a
+/// repetition would be refused (PROTOCOL.md 4.1).
+const WINDOW: u64 = 64;
+
 /// What is asked.
 #[derive(Debug)]
 pub(crate) enum Ask {
@@ -56,7 +60,6 @@ pub(crate) struct Entry {
     pub(crate) deadline: Instant,
     /// 0 until it was sent for the first time.
     pub(crate) message_id: u64,
-    asked: Instant,
     answer: oneshot::Sender<Answer>,
     attempts: u32,
     last: Code,
@@ -68,7 +71,9 @@ pub(crate) struct Entry {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// To be sent at this time or later.
+    /// Not sent yet.
+    New,
+    /// To be sent again at this time or later.
     Waiting(Instant),
     /// Sent on the connection that lives now.
     Sent,
@@ -77,7 +82,6 @@ enum Progress {
 impl Entry {
     pub(crate) fn new(
         ask: Ask,
-        asked: Instant,
         deadline: Instant,
         answer: oneshot::Sender<Answer>,
         permit: OwnedSemaphorePermit,
@@ -86,12 +90,11 @@ impl Entry {
             ask,
             deadline,
             message_id: 0,
-            asked,
             answer,
             attempts: 0,
             last: Code::Ok,
             wait: FIRST_REPEAT,
-            progress: Progress::Waiting(asked),
+            progress: Progress::New,
             _permit: permit,
         }
     }
@@ -100,7 +103,7 @@ impl Entry {
     fn wake(&self) -> Instant {
         match self.progress {
             Progress::Waiting(at) => at.min(self.deadline),
-            Progress::Sent => self.deadline,
+            Progress::New | Progress::Sent => self.deadline,
         }
     }
 
@@ -132,8 +135,12 @@ pub(crate) struct Pending {
     entries: BTreeMap<u64, Entry>,
     next: u64,
     wakes: BTreeSet<(Instant, u64)>,
+    /// Own numbers of what was never sent.
+    new: BTreeSet<u64>,
     /// (message id, own number). Two joins of one group share a message id.
     sent: BTreeSet<(u64, u64)>,
+    /// Highest message id sent.
+    newest: u64,
 }
 
 impl Pending {
@@ -142,6 +149,7 @@ impl Pending {
         let key = self.next;
         self.next += 1;
         self.wakes.insert((entry.wake(), key));
+        self.new.insert(key);
         self.entries.insert(key, entry);
     }
 
@@ -165,13 +173,14 @@ impl Pending {
         }
     }
 
-    /// The next entry whose time to be sent has come. Send it and say so ([`sent`](Self::sent), or
-    /// [`fail`](Self::fail)); call [`expire`](Self::expire) first, then this until `None`. What nobody waits for any
-    /// more is forgotten instead.
+    /// The next entry to send: repetitions whose time has come, then new ones as long as the window has room. Send it
+    /// and say so ([`sent`](Self::sent), or [`fail`](Self::fail)); call [`expire`](Self::expire) first, then this until
+    /// `None`. What nobody waits for any more is forgotten instead.
     pub(crate) fn due(&mut self, now: Instant) -> Option<(u64, &Entry)> {
         let key = loop {
             let mut woken = self.wakes.range(..=(now, u64::MAX)).map(|(_, key)| *key);
-            let key = woken.find(|key| self.entries[key].is_due(now))?;
+            let repeated = woken.find(|key| self.entries[key].is_due(now));
+            let key = repeated.or_else(|| self.new.first().copied().filter(|_| self.has_room()))?;
             if !self.entries[&key].answer.is_closed() {
                 break key;
             }
@@ -180,8 +189,16 @@ impl Pending {
         Some((key, &self.entries[&key]))
     }
 
+    fn has_room(&self) -> bool {
+        self.sent
+            .first()
+            .is_none_or(|(oldest, _)| self.newest + 1 - oldest < WINDOW)
+    }
+
     /// This entry went out on the connection that lives now, with this message id.
     pub(crate) fn sent(&mut self, key: u64, message_id: u64) {
+        self.new.remove(&key);
+        self.newest = self.newest.max(message_id);
         self.change(key, |entry| {
             entry.attempts += 1;
             entry.message_id = message_id;
@@ -226,7 +243,7 @@ impl Pending {
     }
 
     /// The connection is gone: what can be repeated is due on the next one, the rest ends.
-    pub(crate) fn connection_lost(&mut self) {
+    pub(crate) fn connection_lost(&mut self, now: Instant) {
         let under_way = |entry: &Entry| entry.progress == Progress::Sent;
         let keys: Vec<u64> = self
             .entries
@@ -238,8 +255,8 @@ impl Pending {
             if self.entries[&key].ask.repeats_after_loss() {
                 self.change(key, |entry| {
                     entry.last = Code::ConnectionLost;
-                    // Its old time, so that it goes out before what was asked later.
-                    entry.progress = Progress::Waiting(entry.asked);
+                    // All at the same time: then they go out in the order of their message ids.
+                    entry.progress = Progress::Waiting(now);
                 });
             } else if let Some(entry) = self.take(key) {
                 entry.finish(Err(RequestError::Unknown));
@@ -249,7 +266,7 @@ impl Pending {
 
     /// A new session has begun: what was sent in the old one goes out first, without further waiting, so that message
     /// ids keep rising there.
-    pub(crate) fn session_began(&mut self) {
+    pub(crate) fn session_began(&mut self, now: Instant) {
         let keys: Vec<u64> = self
             .entries
             .iter()
@@ -257,13 +274,14 @@ impl Pending {
             .map(|(key, _)| *key)
             .collect();
         for key in keys {
-            self.change(key, |entry| entry.progress = Progress::Waiting(entry.asked));
+            self.change(key, |entry| entry.progress = Progress::Waiting(now));
         }
     }
 
     /// The client is closed: everything ends.
     pub(crate) fn close(&mut self, code: Code) {
         self.wakes.clear();
+        self.new.clear();
         self.sent.clear();
         for (_, entry) in std::mem::take(&mut self.entries) {
             entry.finish(Err(RequestError::Closed { code }));
@@ -284,6 +302,7 @@ impl Pending {
 
     fn take(&mut self, key: u64) -> Option<Entry> {
         let entry = self.entries.remove(&key)?;
+        self.new.remove(&key);
         self.wakes.remove(&(entry.wake(), key));
         self.sent.remove(&(entry.message_id, key));
         Some(entry)
@@ -301,10 +320,7 @@ mod tests {
     fn entry(ask: Ask, asked: Instant, wait_ms: u32) -> (Entry, oneshot::Receiver<Answer>) {
         let (answer, receiver) = oneshot::channel();
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        (
-            Entry::new(ask, asked, asked + wait_ms * MS, answer, permit),
-            receiver,
-        )
+        (Entry::new(ask, asked + wait_ms * MS, answer, permit), receiver)
     }
 
     fn request() -> Ask {
@@ -371,14 +387,14 @@ mod tests {
             Some(start + 600 * MS),
             "what the server asks for is a floor"
         );
-        pending.connection_lost();
+        pending.connection_lost(start);
         assert_eq!(
             pending.next_wake(true),
             Some(start + 600 * MS),
             "a loss changes nothing for what waits"
         );
         assert_eq!(flush(&mut pending, start + 600 * MS, 8), [7]);
-        pending.connection_lost();
+        pending.connection_lost(start);
         assert_eq!(flush(&mut pending, start + 700 * MS, 8), [7]);
         let payload = Bytes::from_static(b"hi");
         pending.answered(
@@ -420,7 +436,7 @@ mod tests {
         flush(&mut pending, start, 1);
         let (second, mut waits) = entry(send(), start, 1_000);
         pending.insert(second);
-        pending.connection_lost();
+        pending.connection_lost(start);
         assert_eq!(lost.try_recv().unwrap(), Err(RequestError::Unknown));
         assert_eq!(flush(&mut pending, start, 2), [2]);
         pending.close(Code::Kicked);
@@ -434,17 +450,39 @@ mod tests {
     fn in_a_new_session_what_was_sent_goes_before_what_was_not() {
         let start = Instant::now();
         let mut pending = Pending::default();
-        let mut answers = Vec::new();
-        for at in 0..3 {
-            let (request, answer) = entry(request(), start + at * MS, 1_000);
+        let (requests, _answers): (Vec<_>, Vec<_>) = (0..3).map(|_| entry(request(), start, 1_000)).unzip();
+        for (index, request) in requests.into_iter().enumerate() {
+            if index == 2 {
+                assert_eq!(flush(&mut pending, start, 1), [1, 2]);
+            }
             pending.insert(request);
-            answers.push(answer);
         }
-        assert_eq!(flush(&mut pending, start + MS, 1), [1, 2]);
         pending.answered(&told(1, Code::Retry, 800), start + MS);
-        pending.connection_lost();
-        pending.session_began();
+        pending.connection_lost(start);
+        pending.session_began(start + 2 * MS);
         assert_eq!(flush(&mut pending, start + 2 * MS, 3), [1, 2, 3]);
+    }
+
+    #[test]
+    fn new_ones_wait_while_the_oldest_unanswered_is_64_numbers_behind() {
+        let start = Instant::now();
+        let mut pending = Pending::default();
+        let (requests, _answers): (Vec<_>, Vec<_>) = (0..100).map(|_| entry(request(), start, 1_000)).unzip();
+        requests.into_iter().for_each(|request| pending.insert(request));
+        assert_eq!(flush(&mut pending, start, 1), (1..=64).collect::<Vec<_>>());
+        assert_eq!(
+            pending.next_wake(true),
+            Some(start + 1_000 * MS),
+            "what has no room wakes nobody"
+        );
+        pending.answered(&told(2, Code::Ok, 0), start);
+        assert_eq!(
+            flush(&mut pending, start, 65),
+            [] as [u64; 0],
+            "the oldest counts"
+        );
+        pending.answered(&told(1, Code::Ok, 0), start);
+        assert_eq!(flush(&mut pending, start, 65), [65, 66]);
     }
 
     #[test]

@@ -23,9 +23,6 @@ use crate::pending::{Entry, Pending};
 use crate::pushes::{Handled, PushQueue};
 use crate::state::{ConnectionState, SessionId};
 
-/// Online for this long: the row of failures before is over.
-const SETTLED: Duration = Duration::from_secs(10);
-
 /// What the handle asks of the task.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -72,7 +69,6 @@ pub(crate) struct Task {
     /// Where a go-away wants this client.
     wished: Vec<Endpoint>,
     backoff: Backoff,
-    online_since: Instant,
     incoming: Vec<Incoming>,
     first: Option<oneshot::Sender<Result<(), ConnectError>>>,
     give_up: Instant,
@@ -96,7 +92,6 @@ impl Task {
             parked: Some(ClientSession::new()),
             dial: Dial::Waiting(Box::new(parts.dialer), now),
             wished: Vec::new(),
-            online_since: now,
             incoming: Vec::new(),
             first: Some(parts.first),
             last_error: None,
@@ -283,14 +278,11 @@ impl Task {
         let link = self.link.take()?;
         tracing::debug!(code = %over.code, "the connection is over");
         self.parked = Some(link.lost());
-        self.pending.connection_lost();
+        self.pending.connection_lost(now);
         if is_final(over.code) {
             return Some(over.code);
         }
         self.show(ConnectionState::Suspended);
-        if now >= self.online_since + SETTLED {
-            self.backoff.reset();
-        }
         // A dial that is under way already, because of a go-away, goes on.
         if !matches!(self.dial, Dial::Running(_)) {
             let wait = self.backoff.next(fastrand::f64(), some(over.retry_after));
@@ -346,16 +338,16 @@ impl Task {
             rest.retain(|incoming| matches!(incoming, Incoming::Answer(_) | Incoming::Push(_)));
             self.incoming.extend(rest);
             link.session.catch_up(&old.session);
-            self.pending.connection_lost();
+            self.pending.connection_lost(now);
             old.close(Code::Moved).await;
         } else if let Some(parked) = self.parked.take() {
             link.session.catch_up(&parked);
         }
         self.link = Some(link);
         if !login.resumed {
-            self.pending.session_began();
+            self.pending.session_began(now);
         }
-        self.online_since = now;
+        self.backoff.reset();
         let LoggedIn {
             session,
             epoch,

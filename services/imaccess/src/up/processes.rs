@@ -114,6 +114,7 @@ async fn keep(recipe: Recipe, drain: Drain, events: mpsc::Sender<Event>) {
                     status = child.wait() => report(&recipe.name, status),
                     () = drain.begun() => return end(&recipe.name, &mut child, &drain).await,
                 }
+                let _ = events.send(Event::Ended { index: recipe.index }).await;
             }
             Err(error) => tracing::error!(part = recipe.name, %error, "can't be started"),
         }

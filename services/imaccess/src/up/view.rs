@@ -28,7 +28,7 @@ pub(super) struct Gateway {
 pub(super) struct Process {
     pub(super) part: &'static str,
     pub(super) name: String,
-    /// 0 until it runs.
+    /// 0 while it doesn't run.
     pub(super) pid: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) metrics: Option<String>,
