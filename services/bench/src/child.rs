@@ -221,7 +221,10 @@ pub(crate) fn pause(time: Duration) -> anyhow::Result<()> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the bench's own thread, which serves nobody")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the bench's own thread, which serves nobody"
+)]
 fn nap(time: Duration) {
     std::thread::sleep(time);
 }

@@ -1,9 +1,12 @@
 //! `bench fanout`: one message to every member of a group, against bare servers in the same run.
 
+use std::time::{Duration, Instant};
+
 use anyhow::bail;
 
 use super::{Bare, PUSH_SERVER, say_bare};
 use crate::bare::Counts;
+use crate::child;
 use crate::cluster::{Cluster, ClusterArgs};
 use crate::fleet::Fleet;
 use crate::job::{Failures, FannedOut, Fanout as Job, Group, Publisher};
@@ -59,7 +62,7 @@ pub(crate) fn run(arguments: &Fanout) -> anyhow::Result<Report> {
 
     progress.step("warming up");
     let warm_up = arguments.seconds.min(1.0);
-    let warm = ours.fanout(arguments.of_ours(&cluster, &group, warm_up))?;
+    let warm = first_push(|| ours.fanout(arguments.of_ours(&cluster, &group, warm_up)))?;
     if warm.frame_bytes == 0 {
         bail!("no member received anything: {:?}", warm.failures);
     }
@@ -135,6 +138,17 @@ pub(crate) fn run(arguments: &Fanout) -> anyhow::Result<Report> {
         say_bare(&mut report, name, side.counts, side.deliveries);
     }
     Ok(report)
+}
+
+/// Routing learns of a new group a moment after its members have joined: the first pushes may be told so.
+fn first_push(mut push: impl FnMut() -> anyhow::Result<FannedOut>) -> anyhow::Result<FannedOut> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match push() {
+            Err(_) if Instant::now() < deadline => child::pause(Duration::from_millis(200))?,
+            done => return done,
+        }
+    }
 }
 
 impl Fanout {
