@@ -162,7 +162,8 @@ impl Follower {
     /// What became of one of its pushes.
     pub fn receipt(&mut self, id: u64, outcome: Outcome) {
         self.receipts.push(id);
-        self.outcomes.push(u8::try_from(outcome as i32).unwrap_or_default());
+        self.outcomes
+            .push(u8::try_from(outcome as i32).unwrap_or_default());
     }
 
     /// It has applied everything up to this number.
@@ -222,8 +223,14 @@ impl Follower {
         }
         self.weight -= weight(&message);
         if message.hello.is_none() && !self.receipts.is_empty() {
-            let (id, outcome) = (std::mem::take(&mut self.receipts), std::mem::take(&mut self.outcomes));
-            message.receipts = Some(Receipts { id, outcome: outcome.into() });
+            let (id, outcome) = (
+                std::mem::take(&mut self.receipts),
+                std::mem::take(&mut self.outcomes),
+            );
+            message.receipts = Some(Receipts {
+                id,
+                outcome: outcome.into(),
+            });
         }
         self.outgoing.put(message);
     }

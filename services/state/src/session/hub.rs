@@ -119,7 +119,7 @@ impl Hub {
                 self.metrics.followers.set(self.followers.len() as i64);
                 self.begin_snapshots();
             }
-            FromFollower::Batch(id, batch) => self.from_routing(id, batch).await,
+            FromFollower::Batch(id, batch) => self.heard(id, batch).await,
             FromFollower::Gone(id) => self.drop_follower(id, "gone").await,
         }
         self.flush().await;
@@ -255,7 +255,7 @@ impl Hub {
         last
     }
 
-    async fn from_routing(&mut self, id: u32, batch: FromRouting) {
+    async fn heard(&mut self, id: u32, batch: FromRouting) {
         let Some(follower) = self.followers.get_mut(&id) else {
             return;
         };

@@ -130,6 +130,8 @@ pub struct Machine {
     suspended: VecDeque<(u64, Key, u16)>,
     /// Sessions whose retraction isn't confirmed, with its delta; in order.
     leaving: VecDeque<(u64, Key)>,
+    /// Answers given while there was no link: session, message, code. Said again when there is one.
+    undelivered: Vec<(Key, u64, u16)>,
     pushes: Vec<PendingPush>,
     free_pushes: Vec<u32>,
     rng: fastrand::Rng,
@@ -165,6 +167,7 @@ impl Machine {
             confirmed: 0,
             suspended: VecDeque::new(),
             leaving: VecDeque::new(),
+            undelivered: Vec::new(),
             pushes: Vec::new(),
             free_pushes: Vec::new(),
             rng: fastrand::Rng::with_seed(u64::from(settings.worker)),
@@ -302,11 +305,18 @@ impl Machine {
         self.retract(key);
         if self.leaving.len() > MAX_LEAVING
             && let Some((delta, key)) = self.leaving.pop_front()
-            && self.table.get(key).is_some_and(|record| record.announced == delta)
+            && self
+                .table
+                .get(key)
+                .is_some_and(|record| record.announced == delta)
         {
             // Its route is gone or its device has a later one; only the event is lost, and counted.
             self.table.remove(key);
-            self.shared.metrics.session_ends.with_label_values(&["forgotten", "no_routing"]).inc();
+            self.shared
+                .metrics
+                .session_ends
+                .with_label_values(&["forgotten", "no_routing"])
+                .inc();
         }
     }
 

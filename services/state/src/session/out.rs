@@ -11,6 +11,9 @@ use imaccess_proto::v1::{
 use imaccess_wire::Code;
 use imaccess_wire::frame::{Accepted, Close, Reply};
 
+/// Frames per message: well below the 4 MiB that gRPC takes by default.
+const BATCH_BYTES: usize = 1024 * 1024;
+
 /// The next batch to the gateway.
 #[derive(Debug, Default)]
 pub struct LinkOut {
@@ -49,11 +52,13 @@ impl LinkOut {
         self.bytes() == 0
     }
 
-    /// The batch so far; the next begins empty.
+    /// The batch so far, as much of it as fits a message.
     pub fn take(&mut self) -> StateBatch {
         let mut batch = std::mem::take(&mut self.batch);
         self.other_bytes = 0;
-        if !self.unicast.handle.is_empty() {
+        if self.frames.len() > BATCH_BYTES {
+            batch.unicast = Some(self.take_front());
+        } else if !self.unicast.handle.is_empty() {
             // Most batches are as long as the last one.
             let next = Vec::with_capacity(self.frames.len().next_power_of_two().min(64 * 1_024));
             let mut unicast = std::mem::take(&mut self.unicast);
@@ -64,6 +69,34 @@ impl LinkOut {
             batch.unicast = Some(unicast);
         }
         batch
+    }
+
+    /// The first of more frames than one message should have; rare, so the rest is moved.
+    fn take_front(&mut self) -> Unicast {
+        let (mut bytes, mut count) = (0, 0);
+        for &length in &self.unicast.length {
+            if count > 0 && bytes + length as usize > BATCH_BYTES {
+                break;
+            }
+            bytes += length as usize;
+            count += 1;
+        }
+        fn front<T>(column: &mut Vec<T>, count: usize) -> Vec<T> {
+            let rest = column.split_off(count.min(column.len()));
+            std::mem::replace(column, rest)
+        }
+        let all = &mut self.unicast;
+        Unicast {
+            handle: front(&mut all.handle, count),
+            length: front(&mut all.length, count),
+            frames: front(&mut self.frames, bytes).into(),
+            business: front(&mut all.business, count),
+            class: front(&mut all.class, count),
+            priority: front(&mut all.priority, count),
+            expires_ms: front(&mut all.expires_ms, count),
+            receipt: front(&mut all.receipt, count),
+            sequence: front(&mut all.sequence, count),
+        }
     }
 
     /// Drops everything: the link it was for is gone.
@@ -264,5 +297,32 @@ mod tests {
         ] {
             assert_eq!(column, 3);
         }
+    }
+
+    #[test]
+    fn a_message_stays_small() {
+        let mut out = LinkOut::default();
+        for handle in 1..=40 {
+            out.push(
+                handle,
+                PushTerms {
+                    receipt: handle,
+                    ..PushTerms::default()
+                },
+                |out| {
+                    out.resize(out.len() + 60_000, handle as u8);
+                },
+            );
+        }
+        let mut handles = Vec::new();
+        while !out.is_empty() {
+            let unicast = out.take().unicast.unwrap();
+            assert!(unicast.frames.len() <= BATCH_BYTES);
+            assert_eq!(unicast.frames.len(), 60_000 * unicast.handle.len());
+            assert_eq!(u64::from(unicast.frames[0]), unicast.handle[0]);
+            assert_eq!(unicast.receipt, unicast.handle);
+            handles.extend(unicast.handle);
+        }
+        assert_eq!(handles, (1..=40).collect::<Vec<_>>());
     }
 }

@@ -238,7 +238,7 @@ impl Worker {
                 self.machine.link.policy(policy);
                 self.link = Some(outgoing);
                 if let Some(context) = self.undialled.take() {
-                    self.dial(StreamContext {
+                    self.dial(&StreamContext {
                         dialler: format!("{}/{}", hello.instance, self.number),
                         ..context
                     });
@@ -253,7 +253,7 @@ impl Worker {
         }
     }
 
-    fn dial(&self, context: StreamContext) {
+    fn dial(&self, context: &StreamContext) {
         for (business, config) in self.businesses.iter().enumerate() {
             for stream in 0..config.connections as usize {
                 let id = StreamId { business, stream };

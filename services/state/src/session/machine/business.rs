@@ -23,6 +23,10 @@ const BATCH_BYTES: usize = 1024 * 1024;
 /// Events per batch: keeps one below 200 KiB.
 const EVENTS_PER_BATCH: usize = 512;
 
+/// Answers remembered while the link is down, 24 bytes each: half a second's at 100,000 a second. Clients whose
+/// answer is forgotten repeat the request when their own patience ends.
+const MAX_UNDELIVERED: usize = 65_536;
+
 /// Longest payload that fits a reply frame with its fixed and tagged fields.
 const MAX_REPLY_PAYLOAD: usize = MAX_BODY - 64;
 
@@ -281,10 +285,37 @@ impl Machine {
             if !repeatable {
                 self.replies.keep(entry.session, message_id, frame, now.micros);
             }
-        } else if !repeatable {
+            return;
+        }
+        if record.handle != 0 && self.undelivered.len() < MAX_UNDELIVERED {
+            self.undelivered.push((entry.session, message_id, code));
+        }
+        if !repeatable {
             let mut frame = Vec::with_capacity(32 + payload.len());
             reply.encode(&mut frame);
             self.replies.keep(entry.session, message_id, &frame, now.micros);
+        }
+    }
+
+    /// The link is complete again: says what was answered meanwhile, as far as it is kept.
+    pub(super) fn deliver_undelivered(&mut self) {
+        for (key, message_id, code) in std::mem::take(&mut self.undelivered) {
+            let Some(record) = self.table.get(key).filter(|record| record.handle != 0) else {
+                continue;
+            };
+            if let Some(frame) = self.replies.find(key, message_id) {
+                self.link
+                    .control(record.handle, |out| out.extend_from_slice(&frame));
+            } else if Code::from_u16(code).is_some_and(Code::retryable) {
+                self.link.reply(
+                    record.handle,
+                    &Reply {
+                        message_id,
+                        code,
+                        ..Reply::default()
+                    },
+                );
+            }
         }
     }
 

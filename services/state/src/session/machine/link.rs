@@ -91,6 +91,7 @@ impl Machine {
         self.restored = true;
         if self.link_state == LinkState::Syncing {
             self.link_state = LinkState::Live;
+            self.deliver_undelivered();
         }
     }
 

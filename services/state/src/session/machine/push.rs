@@ -52,7 +52,11 @@ impl Machine {
         }
         if !room || self.link_state == LinkState::Down || push.payload.len() > MAX_PUSH_PAYLOAD {
             // At most once; its number shows the gap.
-            self.shared.metrics.pushes.with_label_values(&["group_dropped"]).inc();
+            self.shared
+                .metrics
+                .pushes
+                .with_label_values(&["group_dropped"])
+                .inc();
             return;
         }
         let frame = GroupPushFrame {

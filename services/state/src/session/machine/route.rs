@@ -71,7 +71,11 @@ impl Machine {
             // One that is leaving is announced as well, and taken back at once: only an announcement is answered
             // when the device has a later session elsewhere.
             chunk.announcements.extend(self.announcement(key));
-            if self.table.get(key).is_some_and(|record| record.phase == Phase::Leaving) {
+            if self
+                .table
+                .get(key)
+                .is_some_and(|record| record.phase == Phase::Leaving)
+            {
                 chunk.retractions.extend(self.retraction(key));
             }
         }

@@ -22,7 +22,14 @@ struct Names;
 impl TokenVerifier for Names {
     fn verify(&self, token: &[u8], _now_unix_s: u64) -> Result<Claims, TokenError> {
         let device = String::from_utf8(token.to_vec()).map_err(|_| TokenError::Malformed)?;
-        if device.is_empty() { Err(TokenError::Malformed) } else { Ok(Claims { device, app: "app".to_owned() }) }
+        if device.is_empty() {
+            Err(TokenError::Malformed)
+        } else {
+            Ok(Claims {
+                device,
+                app: "app".to_owned(),
+            })
+        }
     }
 }
 
@@ -81,7 +88,10 @@ impl World {
     fn new() -> Self {
         let mut world = Self {
             machine: machine(|_| ()),
-            now: Now { micros: 1, unix_ms: 1_800_000_000_000 },
+            now: Now {
+                micros: 1,
+                unix_ms: 1_800_000_000_000,
+            },
             devices: (0..4).map(|_| Device::default()).collect(),
             owners: HashMap::new(),
             next_handle: 1,
@@ -104,7 +114,10 @@ impl World {
             link_generation: 1,
         };
         self.machine.link_up(&hello);
-        let mut chunk = SnapshotChunk { done: true, ..SnapshotChunk::default() };
+        let mut chunk = SnapshotChunk {
+            done: true,
+            ..SnapshotChunk::default()
+        };
         let mut tickets = Vec::new();
         for device in &mut self.devices {
             device.waiting.clear();
@@ -125,7 +138,12 @@ impl World {
         self.next_handle += 1;
         self.owners.insert(handle, at);
         let name = format!("device-{at}");
-        let position = GroupPosition { business: 1, group: b"room", group_epoch: 0, sequence: 0 };
+        let position = GroupPosition {
+            business: 1,
+            group: b"room",
+            group_epoch: 0,
+            sequence: 0,
+        };
         let login = Login {
             device: &name,
             app: "app",
@@ -150,7 +168,13 @@ impl World {
     fn close(&mut self, at: usize, code: Code) {
         if let Some((handle, _)) = self.devices[at].connection.take() {
             self.devices[at].waiting.clear();
-            self.machine.closed(&[ConnectionClosed { handle, code: code as u32 }], self.now);
+            self.machine.closed(
+                &[ConnectionClosed {
+                    handle,
+                    code: code as u32,
+                }],
+                self.now,
+            );
             if code == Code::ClientLeft {
                 self.devices[at].ticket = Bytes::new();
                 self.devices[at].next_message = 0;
@@ -159,7 +183,9 @@ impl World {
     }
 
     fn request(&mut self, at: usize, again: bool) {
-        let Some((handle, _)) = self.devices[at].connection else { return };
+        let Some((handle, _)) = self.devices[at].connection else {
+            return;
+        };
         if !again {
             self.devices[at].next_message += 1;
         }
@@ -168,17 +194,39 @@ impl World {
             return;
         }
         let mut frame = Vec::new();
-        Request { business: 1, message_id, payload: b"ping", ..Request::default() }.encode(&mut frame);
+        Request {
+            business: 1,
+            message_id,
+            payload: b"ping",
+            ..Request::default()
+        }
+        .encode(&mut frame);
         self.devices[at].waiting.insert(message_id, ());
-        let frames = Frames { handle: vec![handle], length: vec![frame.len() as u32], frames: frame.into() };
+        let frames = Frames {
+            handle: vec![handle],
+            length: vec![frame.len() as u32],
+            frames: frame.into(),
+        };
         self.machine.uplink(&frames, self.now);
     }
 
     fn answer_oldest(&mut self) {
         if !self.at_business.is_empty() {
             let id = self.at_business.remove(0);
-            let reply = BusinessReply { id, payload: Bytes::from_static(b"pong"), ..BusinessReply::default() };
-            self.machine.business(0, 0, &FromBusiness { replies: vec![reply], event_ack: 0 }, self.now);
+            let reply = BusinessReply {
+                id,
+                payload: Bytes::from_static(b"pong"),
+                ..BusinessReply::default()
+            };
+            self.machine.business(
+                0,
+                0,
+                &FromBusiness {
+                    replies: vec![reply],
+                    event_ack: 0,
+                },
+                self.now,
+            );
         }
     }
 
@@ -191,23 +239,38 @@ impl World {
         self.read_link(batch)?;
         while self.machine.stream_is_ready(0, 0) {
             let batch = self.machine.take_stream(0, 0);
-            self.at_business.extend(batch.requests.iter().map(|request| request.id));
+            self.at_business
+                .extend(batch.requests.iter().map(|request| request.id));
             for event in &batch.events {
                 let at: usize = event.device.trim_start_matches("device-").parse().unwrap();
                 let device = &mut self.devices[at];
-                prop_assert!(event.epoch >= device.told_epoch, "events of a device are in order");
+                prop_assert!(
+                    event.epoch >= device.told_epoch,
+                    "events of a device are in order"
+                );
                 device.told_epoch = event.epoch;
                 match event.kind() {
                     EventKind::Online => device.online = true,
                     EventKind::Offline => {
-                        prop_assert!(device.connection.is_none(), "{at} is connected and said to be offline");
+                        prop_assert!(
+                            device.connection.is_none(),
+                            "{at} is connected and said to be offline"
+                        );
                         device.online = false;
                     }
                     other => prop_assert!(false, "{other:?}"),
                 }
             }
             if let Some(last) = batch.events.last() {
-                self.machine.business(0, 0, &FromBusiness { replies: vec![], event_ack: last.sequence }, self.now);
+                self.machine.business(
+                    0,
+                    0,
+                    &FromBusiness {
+                        replies: vec![],
+                        event_ack: last.sequence,
+                    },
+                    self.now,
+                );
             }
         }
         for (at, device) in self.devices.iter().enumerate() {
@@ -228,16 +291,24 @@ impl World {
         }
         for close in &batch.closes {
             let current = self.devices[self.owners[&close.handle]].connection;
-            prop_assert!(current.is_none_or(|(handle, _)| handle != close.handle), "{close:?}");
+            prop_assert!(
+                current.is_none_or(|(handle, _)| handle != close.handle),
+                "{close:?}"
+            );
         }
-        let Some(unicast) = batch.unicast else { return Ok(()) };
+        let Some(unicast) = batch.unicast else {
+            return Ok(());
+        };
         let mut at = 0;
         for (handle, length) in unicast.handle.iter().zip(&unicast.length) {
             let frame = &unicast.frames[at..at + *length as usize];
             at += *length as usize;
             let reply = Reply::decode(&frame[HEADER_LEN..]).unwrap();
             let device = &mut self.devices[self.owners[handle]];
-            prop_assert!(device.connection.is_some_and(|(current, _)| current == *handle), "a reply went astray");
+            prop_assert!(
+                device.connection.is_some_and(|(current, _)| current == *handle),
+                "a reply went astray"
+            );
             device.waiting.remove(&reply.message_id);
         }
         Ok(())
@@ -308,11 +379,31 @@ fn logins_beyond_the_queue_are_refused_and_a_turn_checks_few() {
     for handle in 1..=6 {
         let name = format!("device-{handle}");
         let mut frame = Vec::new();
-        Login { device: &name, app: "app", token: name.as_bytes(), ..Login::default() }.encode(&mut frame);
-        machine.login(LoginAttempt { handle, serial: 1, frame: frame.into(), ..LoginAttempt::default() });
+        Login {
+            device: &name,
+            app: "app",
+            token: name.as_bytes(),
+            ..Login::default()
+        }
+        .encode(&mut frame);
+        machine.login(LoginAttempt {
+            handle,
+            serial: 1,
+            frame: frame.into(),
+            ..LoginAttempt::default()
+        });
     }
-    let now = Now { micros: 0, unix_ms: 1 };
-    let refused: Vec<u64> = machine.link.take().logins.iter().map(|login| login.handle).collect();
+    let now = Now {
+        micros: 0,
+        unix_ms: 1,
+    };
+    let refused: Vec<u64> = machine
+        .link
+        .take()
+        .logins
+        .iter()
+        .map(|login| login.handle)
+        .collect();
     assert_eq!(refused, [5, 6]);
     assert!(machine.run_logins(now), "two of four are left");
     assert_eq!(machine.link.take().logins.len(), 2);
@@ -335,11 +426,15 @@ fn a_confirmed_session_goes_and_a_fresh_one_stamps_itself_higher() {
         winner_epoch,
         winner_session: Bytes::new(),
     };
-    world.machine.outranked(&lost(first.epoch, first.epoch + 500), world.now);
+    world
+        .machine
+        .outranked(&lost(first.epoch, first.epoch + 500), world.now);
     let again = world.machine.take_routes().unwrap();
     assert!(again.announcements[0].epoch > first.epoch + 500);
     // What is said of an older epoch says nothing of this one.
-    world.machine.outranked(&lost(first.epoch, first.epoch + 900), world.now);
+    world
+        .machine
+        .outranked(&lost(first.epoch, first.epoch + 900), world.now);
     assert!(world.machine.take_routes().is_none());
     world.machine.confirm(again.upto, world.now);
     let epoch = again.announcements[0].epoch;
@@ -369,4 +464,27 @@ fn a_restored_session_never_claims_to_be_the_later_login() {
     };
     world.machine.outranked(&lost, world.now);
     assert_eq!(world.machine.link.take().closes[0].code, Code::Moved as u32);
+}
+
+#[test]
+fn what_was_answered_without_a_link_is_said_when_it_is_back() {
+    let mut world = World::new();
+    world.login(0);
+    world.settle().unwrap();
+    world.request(0, false);
+    world.request(0, false);
+    world.settle().unwrap();
+    world.machine.link_down();
+    world.answer_oldest();
+    world.machine.stream_down(0, 0, world.now);
+    world.relink();
+    let unicast = world.machine.link.take().unicast.unwrap();
+    let first = unicast.length[0] as usize;
+    let reply = Reply::decode(&unicast.frames[HEADER_LEN..first]).unwrap();
+    assert_eq!(
+        (reply.message_id, reply.code, reply.payload),
+        (1, 0, &b"pong"[..])
+    );
+    let reply = Reply::decode(&unicast.frames[first + HEADER_LEN..]).unwrap();
+    assert_eq!((reply.message_id, reply.code), (2, Code::Retry as u16));
 }

@@ -16,8 +16,9 @@ use imaccess_proto::v1::business_server::{Business, BusinessServer};
 use imaccess_proto::v1::gateway_link_server::{GatewayLink, GatewayLinkServer};
 use imaccess_proto::v1::route_feed_client::RouteFeedClient;
 use imaccess_proto::v1::{
-    BusinessReply, ConnectionClosed, ConnectionEvent, Frames, FromAccess, FromBusiness, FromRouting, FromSidecar,
-    GatewayBatch, GatewayHello, LoginAttempt, LoginResult, RoutingHello, SnapshotChunk, StateBatch,
+    BusinessReply, ConnectionClosed, ConnectionEvent, Frames, FromAccess, FromBusiness, FromRouting,
+    FromSidecar, GatewayBatch, GatewayHello, LoginAttempt, LoginResult, RoutingHello, SnapshotChunk,
+    StateBatch,
 };
 use imaccess_wire::Limits;
 use imaccess_wire::frame::{GroupPosition, GroupPositions, Login, Reply, Request};
@@ -35,7 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Fails the test instead of hanging it.
 pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what).await.expect("it happens within ten seconds")
+    tokio::time::timeout(PATIENCE, what)
+        .await
+        .expect("it happens within ten seconds")
 }
 
 // === The gateway ===
@@ -70,9 +73,16 @@ impl GatewayLink for FakeGateway {
             shards: self.shards,
             link_generation: LINK_GENERATION,
         };
-        let hello = GatewayBatch { hello: Some(hello), ..GatewayBatch::default() };
+        let hello = GatewayBatch {
+            hello: Some(hello),
+            ..GatewayBatch::default()
+        };
         to_state.send(Ok(hello)).await.unwrap();
-        let stream = LinkStream { to_state, from_state: request.into_inner(), seen: VecDeque::new() };
+        let stream = LinkStream {
+            to_state,
+            from_state: request.into_inner(),
+            seen: VecDeque::new(),
+        };
         self.streams.send(stream).await.unwrap();
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
@@ -82,7 +92,11 @@ impl GatewayLink for FakeGateway {
 pub(super) fn gateway(directory: &Path, shard: u32, shards: u32) -> mpsc::Receiver<LinkStream> {
     let (streams, incoming) = mpsc::channel(8);
     let listener = UnixListener::bind(directory.join(format!("shard-{shard}.sock"))).unwrap();
-    let service = GatewayLinkServer::new(FakeGateway { shard, shards, streams });
+    let service = GatewayLinkServer::new(FakeGateway {
+        shard,
+        shards,
+        streams,
+    });
     let serving = tonic::transport::Server::builder()
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(4 << 20)
@@ -103,26 +117,55 @@ impl LinkStream {
             handle: rows.iter().map(|row| row.0).collect(),
             serial: rows.iter().map(|row| row.1).collect(),
             ticket_length: rows.iter().map(|row| row.2.len() as u32).collect(),
-            tickets: rows.iter().flat_map(|row| row.2.to_vec()).collect::<Vec<u8>>().into(),
+            tickets: rows
+                .iter()
+                .flat_map(|row| row.2.to_vec())
+                .collect::<Vec<u8>>()
+                .into(),
             groups: Vec::new(),
             done: true,
         };
-        self.send(GatewayBatch { snapshot: Some(chunk), ..GatewayBatch::default() }).await;
+        self.send(GatewayBatch {
+            snapshot: Some(chunk),
+            ..GatewayBatch::default()
+        })
+        .await;
     }
 
     pub(super) async fn closed(&self, handle: u64, code: imaccess_wire::Code) {
-        let closed = vec![ConnectionClosed { handle, code: code as u32 }];
-        self.send(GatewayBatch { closed, ..GatewayBatch::default() }).await;
+        let closed = vec![ConnectionClosed {
+            handle,
+            code: code as u32,
+        }];
+        self.send(GatewayBatch {
+            closed,
+            ..GatewayBatch::default()
+        })
+        .await;
     }
 
     pub(super) async fn frame(&self, handle: u64, frame: Vec<u8>) {
-        let frames = Frames { handle: vec![handle], length: vec![frame.len() as u32], frames: frame.into() };
-        self.send(GatewayBatch { uplink: Some(frames), ..GatewayBatch::default() }).await;
+        let frames = Frames {
+            handle: vec![handle],
+            length: vec![frame.len() as u32],
+            frames: frame.into(),
+        };
+        self.send(GatewayBatch {
+            uplink: Some(frames),
+            ..GatewayBatch::default()
+        })
+        .await;
     }
 
     pub(super) async fn request(&self, handle: u64, business: u32, message_id: u64, payload: &[u8]) {
         let mut frame = Vec::new();
-        Request { business, message_id, payload, ..Request::default() }.encode(&mut frame);
+        Request {
+            business,
+            message_id,
+            payload,
+            ..Request::default()
+        }
+        .encode(&mut frame);
         self.frame(handle, frame).await;
     }
 
@@ -133,7 +176,10 @@ impl LinkStream {
 
     /// How many frames for single connections the next batch has.
     pub(super) async fn count_replies(&mut self) -> u64 {
-        let batch = soon(self.from_state.message()).await.unwrap().expect("the stream goes on");
+        let batch = soon(self.from_state.message())
+            .await
+            .unwrap()
+            .expect("the stream goes on");
         batch.unicast.map_or(0, |unicast| unicast.handle.len() as u64)
     }
 
@@ -145,7 +191,10 @@ impl LinkStream {
             }
         }
         loop {
-            let mut batch = soon(self.from_state.message()).await.unwrap().expect("the stream goes on");
+            let mut batch = soon(self.from_state.message())
+                .await
+                .unwrap()
+                .expect("the stream goes on");
             let found = find(&mut batch);
             self.seen.push_back(batch);
             if let Some(found) = found {
@@ -160,7 +209,9 @@ impl LinkStream {
             let unicast = batch.unicast.as_mut()?;
             let at = unicast.handle.iter().position(|other| *other == handle)?;
             let start: u32 = unicast.length[..at].iter().sum();
-            let frame = unicast.frames.slice(start as usize..(start + unicast.length[at]) as usize);
+            let frame = unicast
+                .frames
+                .slice(start as usize..(start + unicast.length[at]) as usize);
             // Taken: the column keeps its length.
             unicast.handle[at] = 0;
             Some(frame.to_vec())
@@ -186,7 +237,11 @@ impl LinkStream {
 
     pub(super) async fn login(&mut self, attempt: LoginAttempt) -> LoginResult {
         let handle = attempt.handle;
-        self.send(GatewayBatch { logins: vec![attempt], ..GatewayBatch::default() }).await;
+        self.send(GatewayBatch {
+            logins: vec![attempt],
+            ..GatewayBatch::default()
+        })
+        .await;
         self.find(|batch| {
             let at = batch.logins.iter().position(|login| login.handle == handle)?;
             Some(batch.logins.remove(at))
@@ -220,9 +275,20 @@ impl Business for FakeBusiness {
         request: tonic::Request<Streaming<FromAccess>>,
     ) -> Result<Response<Self::ServeStream>, Status> {
         let mut from_access = request.into_inner();
-        let hello = from_access.message().await?.and_then(|message| message.hello).expect("hello first");
+        let hello = from_access
+            .message()
+            .await?
+            .and_then(|message| message.hello)
+            .expect("hello first");
         let (to_access, outgoing) = mpsc::channel(64);
-        self.0.send(ServeStream { to_access, from_access, instance: hello.instance }).await.unwrap();
+        self.0
+            .send(ServeStream {
+                to_access,
+                from_access,
+                instance: hello.instance,
+            })
+            .await
+            .unwrap();
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 }
@@ -243,7 +309,10 @@ pub(super) async fn business() -> (SocketAddr, mpsc::Receiver<ServeStream>) {
 
 impl ServeStream {
     pub(super) async fn next(&mut self) -> FromAccess {
-        soon(self.from_access.message()).await.unwrap().expect("the stream goes on")
+        soon(self.from_access.message())
+            .await
+            .unwrap()
+            .expect("the stream goes on")
     }
 
     pub(super) async fn events(&mut self, count: usize) -> Vec<ConnectionEvent> {
@@ -255,7 +324,10 @@ impl ServeStream {
     }
 
     pub(super) async fn acknowledge(&self, sequence: u64) {
-        let message = FromBusiness { replies: Vec::new(), event_ack: sequence };
+        let message = FromBusiness {
+            replies: Vec::new(),
+            event_ack: sequence,
+        };
         self.to_access.send(Ok(message)).await.unwrap();
     }
 
@@ -270,7 +342,10 @@ impl ServeStream {
                     ..BusinessReply::default()
                 });
                 let event_ack = message.events.last().map_or(0, |event| event.sequence);
-                let answer = FromBusiness { replies: replies.collect(), event_ack };
+                let answer = FromBusiness {
+                    replies: replies.collect(),
+                    event_ack,
+                };
                 if self.to_access.send(Ok(answer)).await.is_err() {
                     return;
                 }
@@ -289,16 +364,37 @@ pub(super) struct Replica {
 
 impl Replica {
     pub(super) async fn follow(address: SocketAddr) -> Replica {
-        let mut client = RouteFeedClient::connect(format!("http://{address}")).await.unwrap();
+        let mut client = RouteFeedClient::connect(format!("http://{address}"))
+            .await
+            .unwrap();
         let (to_sidecar, outgoing) = mpsc::channel(64);
-        let hello = RoutingHello { cluster: CLUSTER.to_owned(), replica: 1 };
-        to_sidecar.send(FromRouting { hello: Some(hello), ..FromRouting::default() }).await.unwrap();
-        let from_sidecar = client.follow(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
-        Replica { to_sidecar, from_sidecar }
+        let hello = RoutingHello {
+            cluster: CLUSTER.to_owned(),
+            replica: 1,
+        };
+        to_sidecar
+            .send(FromRouting {
+                hello: Some(hello),
+                ..FromRouting::default()
+            })
+            .await
+            .unwrap();
+        let from_sidecar = client
+            .follow(ReceiverStream::new(outgoing))
+            .await
+            .unwrap()
+            .into_inner();
+        Replica {
+            to_sidecar,
+            from_sidecar,
+        }
     }
 
     pub(super) async fn next(&mut self) -> FromSidecar {
-        soon(self.from_sidecar.message()).await.unwrap().expect("the stream goes on")
+        soon(self.from_sidecar.message())
+            .await
+            .unwrap()
+            .expect("the stream goes on")
     }
 
     /// Reads until `until` holds for a message; everything read.
@@ -317,7 +413,11 @@ impl Replica {
     }
 
     pub(super) async fn acknowledge(&self, sequence: u64) {
-        self.send(FromRouting { acknowledged: sequence, ..FromRouting::default() }).await;
+        self.send(FromRouting {
+            acknowledged: sequence,
+            ..FromRouting::default()
+        })
+        .await;
     }
 }
 
@@ -335,7 +435,10 @@ pub(super) struct Running {
 }
 
 /// Starts a sidecar with these businesses.
-pub(super) async fn start(businesses: Vec<BusinessConfig>, change: impl FnOnce(&mut SidecarConfig)) -> Running {
+pub(super) async fn start(
+    businesses: Vec<BusinessConfig>,
+    change: impl FnOnce(&mut SidecarConfig),
+) -> Running {
     let directory = tempfile::tempdir().unwrap();
     let issuer = DevelopmentIssuer::generate();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -345,7 +448,10 @@ pub(super) async fn start(businesses: Vec<BusinessConfig>, change: impl FnOnce(&
         route_listen: any,
         admin_listen: any,
         routing: RoutingMode::None,
-        ticket_keys: vec![TicketKeyConfig { id: 1, key: "07".repeat(32) }],
+        ticket_keys: vec![TicketKeyConfig {
+            id: 1,
+            key: "07".repeat(32),
+        }],
         token_keys: vec![TokenKeyConfig {
             id: issuer.key_id().to_owned(),
             pem: issuer.public_pem(),
@@ -365,15 +471,34 @@ async fn run(directory: TempDir, issuer: DevelopmentIssuer, config: SidecarConfi
     let drain = Drain::new(Duration::from_secs(5));
     let running = sidecar.run(drain.clone());
     let ended = tokio::spawn(async move { running.await.unwrap() });
-    Running { directory, issuer, config, routes, admin, drain, ended }
+    Running {
+        directory,
+        issuer,
+        config,
+        routes,
+        admin,
+        drain,
+        ended,
+    }
 }
 
 impl Running {
-    pub(super) fn attempt(&self, handle: u64, device: &str, ticket: &[u8], groups: &[(u32, &[u8])]) -> LoginAttempt {
+    pub(super) fn attempt(
+        &self,
+        handle: u64,
+        device: &str,
+        ticket: &[u8],
+        groups: &[(u32, &[u8])],
+    ) -> LoginAttempt {
         let token = self.issuer.issue(CLUSTER, "app", device, Duration::from_secs(60));
         let positions: Vec<_> = groups
             .iter()
-            .map(|&(business, group)| GroupPosition { business, group, group_epoch: 0, sequence: 0 })
+            .map(|&(business, group)| GroupPosition {
+                business,
+                group,
+                group_epoch: 0,
+                sequence: 0,
+            })
             .collect();
         let login = Login {
             device,
@@ -385,7 +510,12 @@ impl Running {
         };
         let mut frame = Vec::new();
         login.encode(&mut frame);
-        LoginAttempt { handle, serial: handle + 1_000, frame: frame.into(), ..LoginAttempt::default() }
+        LoginAttempt {
+            handle,
+            serial: handle + 1_000,
+            frame: frame.into(),
+            ..LoginAttempt::default()
+        }
     }
 
     /// Ends it as a crash would, and starts another on the same sockets.
@@ -399,7 +529,10 @@ impl Running {
     pub(super) async fn metrics(&self) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(self.admin).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).await.unwrap();
         page
