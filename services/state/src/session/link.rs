@@ -26,8 +26,11 @@ pub const WINDOW: u32 = 4 * 1024 * 1024;
 /// HTTP/2 frames: at 16 KiB, the default, a batch would be cut into many.
 pub const FRAME: u32 = 128 * 1024;
 
-/// Longest message taken from a peer in the same pod or cluster.
+/// Longest message taken from a business or a routing replica.
 pub const MAX_MESSAGE: usize = 16 * 1024 * 1024;
+
+/// Longest message taken from the gateway: what it may have queued for us goes out as one.
+const MAX_LINK_MESSAGE: usize = 64 * 1024 * 1024;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
@@ -98,7 +101,7 @@ async fn follow(
         ..StateBatch::default()
     };
     let (outgoing, stream) = mailbox(Some(hello), Arc::clone(room));
-    let mut client = GatewayLinkClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let mut client = GatewayLinkClient::new(channel).max_decoding_message_size(MAX_LINK_MESSAGE);
     let mut batches = client.attach(stream).await?.into_inner();
     let Some(hello) = batches.message().await?.and_then(|batch| batch.hello) else {
         return Err(Fault::Hello("its first message was no hello"));

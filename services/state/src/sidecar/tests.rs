@@ -181,7 +181,7 @@ async fn a_business_that_hangs_or_breaks_costs_only_its_own_requests() {
 async fn events_come_in_order_and_again_until_they_are_acknowledged() {
     let (address, mut streams) = business().await;
     let running = start(vec![echo_business(address)], |config| {
-        config.resume_window = Duration::from_millis(100)
+        config.resume_window = Duration::from_millis(100);
     })
     .await;
     let mut shard = gateway(running.directory.path(), 0, 1);
@@ -295,7 +295,7 @@ async fn a_restarted_sidecar_knows_every_session_again() {
 async fn routing_hears_everything_and_pushes_are_fenced() {
     let (address, _streams) = business().await;
     let running = start(vec![echo_business(address)], |config| {
-        config.routing = RoutingMode::Required
+        config.routing = RoutingMode::Required;
     })
     .await;
     let mut shard = gateway(running.directory.path(), 0, 1);

@@ -26,7 +26,7 @@ impl Machine {
     pub fn link_down(&mut self) {
         self.link_state = LinkState::Down;
         self.link.clear();
-        // The gateway sends logins without an answer again.
+        // The gateway refuses the logins that wait: nobody would answer them.
         self.logins.clear();
         self.fail_pushes();
     }
