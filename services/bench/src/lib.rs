@@ -94,6 +94,10 @@ pub use bare::fanout::Mode as FanoutMode;
 ///
 /// # Errors
 /// When a part can't be started or ends early, or what was measured can't be called a measurement.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a command line is used up by running it"
+)]
 pub fn run(command: Command, json: bool) -> anyhow::Result<ExitCode> {
     let measured = match &command {
         Command::Worker => return worker::run().map(|()| ExitCode::SUCCESS),

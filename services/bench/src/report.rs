@@ -104,11 +104,12 @@ impl Report {
 
 /// A number with its thousands grouped, and decimals only where it has some.
 fn grouped(value: f64) -> String {
-    let text = if value.fract() == 0.0 {
-        format!("{:.0}", value.abs())
-    } else {
-        format!("{:.2}", value.abs())
+    let decimals = match value.abs() {
+        whole if whole.fract() == 0.0 => 0,
+        small if small < 1.0 => 4,
+        _ => 2,
     };
+    let text = format!("{:.decimals$}", value.abs());
     let (whole, decimals) = text.split_at(text.find('.').unwrap_or(text.len()));
     let mut out = String::new();
     for (index, digit) in whole.chars().enumerate() {

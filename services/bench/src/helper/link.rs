@@ -160,7 +160,7 @@ async fn drive(
             let answer = incoming.next().await.context("the state's end is gone")??;
             let unicast = answer.unicast.unwrap_or_default();
             walk(&unicast.handle, &unicast.length, &unicast.frames, |_, _| {
-                events += 2
+                events += 2;
             })?;
             batches.send(Ok(batch())).await?;
         }
@@ -279,7 +279,7 @@ mod tests {
         assert_eq!(answer.handle, batch.uplink.unwrap().handle);
         let mut seen = Vec::new();
         walk(&answer.handle, &answer.length, &answer.frames, |_, frame| {
-            seen.push(frame.to_vec())
+            seen.push(frame.to_vec());
         })
         .unwrap();
         assert_eq!(seen, sizes);
