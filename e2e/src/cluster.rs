@@ -331,6 +331,8 @@ impl Drop for Cluster {
             // It has ended, and its parts' pids may belong to others by now.
             return;
         }
+        // Not stopped means that the scenario failed: what the parts said may tell why.
+        eprintln!("the cluster's log ends with:\n{}", self.logs.tail(30));
         let _ = self.child.start_kill();
         for entry in self.view.processes.iter().filter(|entry| Some(entry.pid) != up) {
             if let Some(pid) = Pid::from_raw(entry.pid) {

@@ -24,6 +24,7 @@ impl Logs {
     }
 
     fn push(&self, line: String) {
+        let line = plain(&line);
         let mut lines = self.0.lock().expect("no holder of this lock panics");
         if lines.len() < MAX_LINES {
             lines.push(line);
@@ -52,6 +53,16 @@ impl Logs {
     }
 }
 
+/// The line without colours: `ESC [ … m`.
+fn plain(line: &str) -> String {
+    let mut parts = line.split("\u{1b}[");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        text.push_str(part.split_once('m').map_or(part, |(_, rest)| rest));
+    }
+    text
+}
+
 fn is_error(line: &str) -> bool {
     line.contains(" ERROR ") || line.contains("\"level\":\"ERROR\"") || line.contains("panicked at")
 }
@@ -64,7 +75,7 @@ mod tests {
     fn an_error_line_is_found_unless_it_is_expected() {
         let logs = Logs::default();
         logs.push("2026-01-01T00:00:00Z  INFO started".into());
-        logs.push("2026-01-01T00:00:00Z ERROR the link broke".into());
+        logs.push("\u{1b}[2m2026-01-01T00:00:00Z\u{1b}[0m \u{1b}[31mERROR\u{1b}[0m the link broke".into());
         logs.push(r#"{"level":"ERROR","fields":{"message":"no disk"}}"#.into());
         assert_eq!(logs.errors(&[]).len(), 2);
         assert_eq!(
