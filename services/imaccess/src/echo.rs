@@ -18,6 +18,7 @@ use futures_util::future::Either;
 use futures_util::{Stream, StreamExt};
 use imaccess_common::config::duration;
 use imaccess_common::drain::Drain;
+use imaccess_proto::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
 use imaccess_proto::v1::business_server::{Business, BusinessServer};
 use imaccess_proto::v1::{BusinessReply, FromAccess, FromBusiness};
 use serde::{Deserialize, Serialize};
@@ -31,8 +32,6 @@ use record::Recorder;
 
 /// Batches that may wait for their delay on one stream; then no more are read.
 const DELAYED: usize = 1_024;
-/// Flow-control window: many batches in flight without waiting for window updates.
-const WINDOW: u32 = 4 << 20;
 /// Longest message: a batch of the access layer.
 const MESSAGE: usize = 16 << 20;
 
@@ -149,8 +148,8 @@ impl EchoServer {
             .max_encoding_message_size(MESSAGE);
         let begun = drain.clone();
         let serving = Server::builder()
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .add_service(service)
             .serve_with_incoming_shutdown(
                 TcpIncoming::from(self.listener).with_nodelay(Some(true)),

@@ -65,7 +65,11 @@ async fn push(arguments: PushArgs) -> anyhow::Result<ExitCode> {
             payload,
             ..Default::default()
         };
-        let sent = client.push_group(request).await.map_err(refused)?.into_inner();
+        let sent = client
+            .push_group(request)
+            .await
+            .map_err(|status| refused(&status))?
+            .into_inner();
         terminal::line(&format!(
             "{group}: push {} sent to {} gateway(s)",
             sent.sequence, sent.instances
@@ -86,7 +90,11 @@ async fn push(arguments: PushArgs) -> anyhow::Result<ExitCode> {
         payload,
         ..Default::default()
     };
-    let answer = client.push_devices(request).await.map_err(refused)?.into_inner();
+    let answer = client
+        .push_devices(request)
+        .await
+        .map_err(|status| refused(&status))?
+        .into_inner();
     let outcomes: Vec<Outcome> = answer.outcomes().collect();
     for (device, outcome) in devices.iter().zip(&outcomes) {
         terminal::line(&format!("{device}: {}", described(*outcome)));
@@ -115,7 +123,7 @@ async fn client(url: &str) -> anyhow::Result<PushClient<Channel>> {
     Ok(PushClient::new(channel))
 }
 
-fn refused(status: Status) -> anyhow::Error {
+fn refused(status: &Status) -> anyhow::Error {
     let again = matches!(
         status.code(),
         Code::Unavailable

@@ -176,7 +176,7 @@ fn prepare(
     let wishes = Wishes {
         shards: arguments
             .shards
-            .map_or((cores / usize::from(arguments.gateways)).max(1), usize::from),
+            .map_or_else(|| (cores / usize::from(arguments.gateways)).max(1), usize::from),
         businesses,
         directory: directory.path().to_owned(),
         keys,

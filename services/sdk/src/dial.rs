@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use crate::builder::Settings;
 use crate::endpoints::{Endpoint, Finder, Network};
 use crate::error::ConnectError;
-use crate::link::{Clock, Incoming, Link, LoggedIn};
+use crate::incoming::{Incoming, LoggedIn};
+use crate::link::{Clock, Link};
 use crate::state::ConnectionState;
 
 /// How long a login may stay without an answer (PROTOCOL.md 3.1).

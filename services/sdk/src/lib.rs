@@ -52,6 +52,7 @@ mod client;
 mod dial;
 mod endpoints;
 mod error;
+mod incoming;
 mod link;
 mod message;
 mod pending;

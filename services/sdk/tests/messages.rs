@@ -12,7 +12,7 @@ use scripted::{Gateway, Peer, client, login_ok};
 /// A client that is online, and its gateway's side.
 async fn online(gateway: &Gateway) -> (Client, Peer) {
     let (admitted, client) = tokio::join!(gateway.admit(login_ok(1)), client(&[gateway]).connect());
-    (client.unwrap(), admitted.0)
+    (client.expect("it was admitted"), admitted.0)
 }
 
 /// Asks in a task of its own.

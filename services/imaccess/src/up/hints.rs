@@ -58,7 +58,7 @@ pub(super) fn program() -> String {
     let called = env::args().next().unwrap_or_else(|| "imaccess".to_owned());
     let here = env::current_dir().unwrap_or_default();
     let shorter = Path::new(&called).strip_prefix(&here).ok().and_then(Path::to_str);
-    shorter.map_or(called.clone(), str::to_owned)
+    shorter.map_or_else(|| called.clone(), str::to_owned)
 }
 
 #[cfg(test)]

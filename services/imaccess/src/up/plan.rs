@@ -109,7 +109,7 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
         parts.push(Planned {
             name: name.to_owned(),
             config,
-        })
+        });
     };
     part(
         ECHO,

@@ -1,5 +1,10 @@
 //! A gateway that does what the test says, frame by frame.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses what it needs")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test binary uses what it needs"
+)]
 
 use std::net::SocketAddr;
 use std::time::Duration;
