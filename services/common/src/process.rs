@@ -41,6 +41,16 @@ pub(crate) fn cpu_of_self() -> io::Result<Duration> {
     cpu("/proc/self")
 }
 
+/// Open descriptors of this process. Since Linux 6.2 the directory's size is their number; before, it has to be read.
+pub(crate) fn open_descriptors() -> io::Result<u64> {
+    const DIRECTORY: &str = "/proc/self/fd";
+    match fs::metadata(DIRECTORY)?.len() {
+        // Reading the directory takes a descriptor itself.
+        0 => Ok(entries(DIRECTORY)?.saturating_sub(1)),
+        open => Ok(open),
+    }
+}
+
 /// How many entries a directory has.
 pub(crate) fn entries(path: &str) -> io::Result<u64> {
     Ok(fs::read_dir(path)?.count() as u64)

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt;
+use imaccess_proto::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
 use imaccess_proto::v1::gateway_link_server::{GatewayLink, GatewayLinkServer};
 use imaccess_proto::v1::{GatewayBatch, StateBatch};
 use tokio::net::UnixListener;
@@ -15,12 +16,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// Longest message either way: a batch holds at most the link queue's bound and its columns.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
-/// HTTP/2 stream window: a whole batch can be on its way, so that a slow turn doesn't stall the stream.
-const STREAM_WINDOW: u32 = 4 << 20;
-/// HTTP/2 connection window. One stream uses it, so it bounds nothing; but h2 ends a connection with
-/// `too_many_data_frames` when unread frames below 256 bytes use up half of it, counting 256 less their length each.
-/// At 64 stream windows the stream's own window always stops the sender first.
-const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
 /// Largest HTTP/2 frame: a batch of 16–64 KiB goes in one.
 const FRAME: u32 = 64 << 10;
 /// Batches handed to the stream and not taken by it yet. More would only hide that state is slow: what is not

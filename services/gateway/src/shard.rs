@@ -277,7 +277,8 @@ impl Shard {
         }
     }
 
-    /// Takes what sockets are ready for.
+    /// Takes what sockets are ready for; whether there may be more. If not, the set is empty, and its descriptor
+    /// shows the next event as a new edge: going to wait costs an idle connection's ping no further system call.
     fn poll_sockets(&mut self) -> io::Result<bool> {
         let count = self.epoll.get_mut().wait(Some(std::time::Duration::ZERO))?;
         for index in 0..count {
@@ -300,7 +301,7 @@ impl Shard {
                 }
             }
         }
-        Ok(count > 0)
+        Ok(count == self.epoll.get_ref().batch())
     }
 
     /// The peer has shut its side: what it sent before counts, then the end shows. Edge-triggered, so it has to be
@@ -314,10 +315,9 @@ impl Shard {
         }
     }
 
-    /// Reads on where a turn's share wasn't enough.
+    /// Reads on where a turn's share wasn't enough; whether there is still more.
     fn read_on(&mut self) -> bool {
         let mut unread = std::mem::take(&mut self.unread);
-        let busy = !unread.is_empty();
         for slot in unread.drain(..) {
             if let Some(connection) = self.connections.get_mut(slot)
                 && std::mem::take(&mut connection.has_more)
@@ -325,11 +325,12 @@ impl Shard {
                 self.read(slot);
             }
         }
-        // The list's memory goes on being used, unless reading has begun another.
-        if self.unread.is_empty() {
+        let more = !self.unread.is_empty();
+        if !more {
+            // The list's memory goes on being used.
             self.unread = unread;
         }
-        busy
+        more
     }
 
     fn begin_drain(&mut self) {

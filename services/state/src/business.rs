@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use imaccess_common::business::BusinessConfig;
+use imaccess_proto::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
 use imaccess_proto::v1::business_client::BusinessClient;
 use imaccess_proto::v1::{AccessHello, FromAccess, FromBusiness};
 use tokio::sync::{Notify, mpsc};
 use tonic::transport::Endpoint;
 
-use crate::session::link::{Chain, FRAME, MAX_MESSAGE, WINDOW};
+use crate::session::link::{Chain, FRAME, MAX_MESSAGE};
 use crate::session::mailbox::{Mailbox, mailbox};
 use crate::session::metrics::Metrics;
 
@@ -103,8 +104,8 @@ async fn serve(
     let endpoint = Endpoint::from_shared(config.endpoint.clone())?
         .connect_timeout(DIAL_TIMEOUT)
         .tcp_nodelay(true)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .http2_adaptive_window(false)
         .http2_keep_alive_interval(KEEP_ALIVE.0)

@@ -8,6 +8,7 @@ use imaccess_common::admin::{AdminServer, Readiness};
 use imaccess_common::drain::Drain;
 use imaccess_common::identity::EpochClock;
 use imaccess_common::metrics::ProcessMetrics;
+use imaccess_proto::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
 use imaccess_proto::v1::route_feed_server::RouteFeedServer;
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 pub use crate::config::{RoutingMode, SidecarConfig, SidecarConfigError, TicketKeyConfig, TokenKeyConfig};
 use crate::session::feed::Feed;
 use crate::session::hub::Hub;
-use crate::session::link::{FRAME, MAX_MESSAGE, WINDOW};
+use crate::session::link::{FRAME, MAX_MESSAGE};
 use crate::session::machine::{Settings, Shared};
 use crate::session::metrics::Metrics;
 use crate::session::worker::{self, WorkerConfig};
@@ -227,8 +228,8 @@ fn settings(config: &SidecarConfig, worker: u8) -> Settings {
 async fn serve_feed(listener: TcpListener, feed: Feed, stop: CancellationToken) {
     let service = RouteFeedServer::new(feed).max_decoding_message_size(MAX_MESSAGE);
     let serving = tonic::transport::Server::builder()
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use bytes::{Bytes, BytesMut};
 use imaccess_common::process::cpu_of;
+use imaccess_proto::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
 use imaccess_proto::v1::gateway_link_client::GatewayLinkClient;
 use imaccess_proto::v1::gateway_link_server::{GatewayLink, GatewayLinkServer};
 use imaccess_proto::v1::{Frames, GatewayBatch, StateBatch, Unicast};
@@ -21,9 +22,6 @@ use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::transport::server::UdsConnectInfo;
 use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
-
-/// HTTP/2 flow-control windows: as the real link, room for more than is ever under way.
-const WINDOW: u32 = 8 << 20;
 
 /// HTTP/2 frame size, as the gateway's end of the real link has it.
 const FRAME: u32 = 64 << 10;
@@ -76,8 +74,8 @@ pub(crate) fn gateway(traffic: &Traffic) -> anyhow::Result<()> {
         })
         .max_decoding_message_size(usize::MAX);
         let serving = Server::builder()
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(FRAME)
             .add_service(service)
             .serve_with_incoming(UnixListenerStream::new(listener));
@@ -183,8 +181,8 @@ pub(crate) fn state(socket: &Path) -> anyhow::Result<()> {
     crate::child::end_with_parent();
     runtime()?.block_on(async {
         let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))?
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(FRAME);
         let mut client =
             GatewayLinkClient::new(endpoint.connect().await?).max_decoding_message_size(usize::MAX);

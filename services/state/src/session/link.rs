@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use imaccess_proto::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
 use imaccess_proto::LINK_GENERATION;
 use imaccess_proto::v1::gateway_link_client::GatewayLinkClient;
 use imaccess_proto::v1::{GatewayBatch, GatewayHello, StateBatch, StateHello};
@@ -18,10 +19,6 @@ use super::mailbox::{Mailbox, mailbox};
 
 /// Batches read ahead of the worker: enough that it never waits for a task switch, few enough to stay in cache.
 pub const READ_AHEAD: usize = 4;
-
-/// HTTP/2 window of streams and connections: a worker that pauses for 10 ms at 100,000 messages of 300 bytes a second
-/// has 300 KB to catch up with.
-pub const WINDOW: u32 = 4 * 1024 * 1024;
 
 /// HTTP/2 frames: at 16 KiB, the default, a batch would be cut into many.
 pub const FRAME: u32 = 128 * 1024;
@@ -89,8 +86,8 @@ async fn follow(
     pause: &mut Duration,
 ) -> Result<(), Fault> {
     let endpoint = Endpoint::from_shared(format!("unix://{}", path.display()))?
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .http2_adaptive_window(false);
     let channel = endpoint.connect().await?;
