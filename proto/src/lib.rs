@@ -5,7 +5,13 @@
 //! client protocol is not here: it is `PROTOCOL.md` and `imaccess-wire`.
 
 /// Version 1 of all of it.
-#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications)]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    unreachable_pub,
+    unused_qualifications
+)]
 pub mod v1 {
     tonic::include_proto!("imaccess.v1");
 }

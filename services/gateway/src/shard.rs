@@ -132,6 +132,8 @@ pub(crate) struct Shard {
     /// Connections of which more may be read without another event.
     unread: Vec<u32>,
     due: Vec<u32>,
+    /// Slots whose connections are gone, until state has been sent word of it.
+    retired: Vec<u32>,
 }
 
 impl Shard {
@@ -207,6 +209,7 @@ impl Shard {
             frame_buffer: Vec::with_capacity(64),
             unread: Vec::new(),
             due: Vec::new(),
+            retired: Vec::new(),
         })
     }
 

@@ -17,7 +17,11 @@ struct Slot<T> {
 
 #[derive(Debug)]
 enum Content<T> {
-    Free { next: u32 },
+    Free {
+        next: u32,
+    },
+    /// Empty, but not to be used yet.
+    Retired,
     Taken(T),
 }
 
@@ -72,19 +76,39 @@ impl<T> Slab<T> {
         (slot, entry.generation)
     }
 
-    /// Empties a slot, if it is taken.
+    /// Empties a slot, if it is taken; the next insertion may have it.
     pub fn remove(&mut self, slot: u32) -> Option<T> {
+        let content = self.retire(slot)?;
+        self.recycle(slot);
+        Some(content)
+    }
+
+    /// Empties a slot, if it is taken, but keeps it from being used again until [`Self::recycle`].
+    pub fn retire(&mut self, slot: u32) -> Option<T> {
         let entry = self.slots.get_mut(slot as usize)?;
-        if matches!(entry.content, Content::Free { .. }) {
+        if !matches!(entry.content, Content::Taken(_)) {
             return None;
         }
-        let content = std::mem::replace(&mut entry.content, Content::Free { next: self.free });
-        entry.generation = entry.generation.wrapping_add(1) & GENERATION_MASK;
-        self.free = slot;
+        let content = std::mem::replace(&mut entry.content, Content::Retired);
+        // A generation is never 0, so that no handle is.
+        entry.generation = (entry.generation + 1) & GENERATION_MASK;
+        if entry.generation == 0 {
+            entry.generation = 1;
+        }
         self.len -= 1;
         match content {
             Content::Taken(content) => Some(content),
-            Content::Free { .. } => None,
+            Content::Free { .. } | Content::Retired => None,
+        }
+    }
+
+    /// Lets a retired slot be used again.
+    pub fn recycle(&mut self, slot: u32) {
+        if let Some(entry) = self.slots.get_mut(slot as usize)
+            && matches!(entry.content, Content::Retired)
+        {
+            entry.content = Content::Free { next: self.free };
+            self.free = slot;
         }
     }
 
@@ -149,6 +173,22 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::HashMap;
+
+    #[test]
+    fn a_retired_slot_waits_and_no_generation_is_zero() {
+        let mut slab = Slab::new();
+        assert_eq!(slab.insert('a'), (0, 1));
+        assert_eq!(slab.retire(0), Some('a'));
+        assert_eq!(slab.retire(0), None);
+        assert_eq!(slab.insert('b'), (1, 1));
+        slab.recycle(0);
+        slab.recycle(0);
+        assert_eq!(slab.insert('c'), (0, 2));
+        assert_eq!(slab.insert('d'), (2, 1));
+        slab.slots[2].generation = GENERATION_MASK;
+        slab.remove(2);
+        assert_eq!(slab.insert('e'), (2, 1));
+    }
 
     proptest! {
         /// Against a map from (slot, generation): what was removed is never found again.

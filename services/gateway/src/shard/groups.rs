@@ -42,6 +42,8 @@ impl hashbrown::Equivalent<Key> for KeyRef<'_> {
 struct Group {
     key: Key,
     members: Vec<u32>,
+    /// How many have ever joined.
+    joins: u64,
 }
 
 /// A membership: which group, and where the connection stands in its list of members.
@@ -123,6 +125,7 @@ impl Groups {
                 let (group, _) = self.groups.insert(Group {
                     key: key.clone(),
                     members: Vec::new(),
+                    joins: 0,
                 });
                 self.by_key.insert(key, group);
                 group
@@ -143,6 +146,7 @@ impl Groups {
         };
         let position = entry.members.len() as u32;
         entry.members.push(slot);
+        entry.joins += 1;
         self.rows[index].add(Membership { group, position });
     }
 
@@ -204,6 +208,11 @@ impl Groups {
     /// The members of a group, as slots.
     pub(crate) fn members(&self, group: GroupIndex) -> &[u32] {
         self.groups.get(group).map_or(&[], |group| &group.members)
+    }
+
+    /// How many have ever joined a group: the same number means that nobody has since.
+    pub(crate) fn joins(&self, group: GroupIndex) -> u64 {
+        self.groups.get(group).map_or(0, |group| group.joins)
     }
 
     /// Whether the connection in `slot` is in `group` now.

@@ -193,15 +193,15 @@ impl Shard {
         let slice = self.fanout.slice(&self.groups, now_ms, most, &mut expired);
         self.counts.dropped_expired += expired;
         let Some((sweep, range)) = slice else { return true };
-        for index in range {
+        for index in range.clone() {
             let slot = sweep.member(index);
             if !self.groups.is_member(slot, sweep.group) {
                 continue;
             }
-            self.counts.deliveries += sweep.lengths.len() as u64;
+            self.counts.deliveries += sweep.frames() as u64;
             self.deliver_run(slot, &sweep);
         }
-        self.fanout.resume(sweep);
+        self.fanout.resume(sweep, &range);
         true
     }
 
@@ -211,7 +211,7 @@ impl Shard {
             return;
         };
         let mut written = 0;
-        self.counts.sent_frames += sweep.lengths.len() as u64;
+        self.counts.sent_frames += sweep.frames() as u64;
         if connection.queue.is_none() {
             self.counts.writes += 1;
             match connection.socket.write(&sweep.run) {
@@ -228,14 +228,14 @@ impl Shard {
             self.counts.blocked_writes += 1;
         }
         let mut start = 0;
-        for (length, expires_ms) in sweep.lengths.iter().zip(&sweep.expires_ms) {
+        for (length, expires_ms) in sweep.parts() {
             let end = start + length;
             if end > written {
                 let begun = written.saturating_sub(start);
                 let frame = super::queue::Queued {
                     bytes: sweep.run.slice(start..end),
                     business: sweep.business,
-                    expires_ms: *expires_ms,
+                    expires_ms,
                 };
                 if self.enqueue(slot, frame, begun) == Delivered::Gone {
                     return;

@@ -158,22 +158,29 @@ impl Shard {
     /// Hands the growing batch to the stream, if that takes it.
     pub(crate) fn flush_outbox(&mut self) {
         if !self.outbox.has_events() {
-            return;
+            return self.recycle();
         }
         let Link::Attached { outbound, .. } = &self.link else {
             self.outbox.clear();
-            return;
+            return self.recycle();
         };
-        let closed = match outbound.try_reserve() {
-            Ok(permit) => {
+        match outbound
+            .try_reserve()
+            .map(|permit| permit.send(Ok(self.outbox.take())))
+        {
+            Ok(()) => {
                 self.counts.link_out += 1;
-                permit.send(Ok(self.outbox.take()));
-                false
+                self.recycle();
             }
-            Err(error) => matches!(error, mpsc::error::TrySendError::Closed(())),
-        };
-        if closed {
-            self.link_lost("state closed its stream");
+            Err(mpsc::error::TrySendError::Full(())) => {}
+            Err(mpsc::error::TrySendError::Closed(())) => self.link_lost("state closed its stream"),
+        }
+    }
+
+    /// Lets the slots be used again whose connections' ends are on their way to state.
+    fn recycle(&mut self) {
+        for slot in self.retired.drain(..) {
+            self.connections.recycle(slot);
         }
     }
 

@@ -1,6 +1,10 @@
 //! A real gateway on port 0, a state sidecar that the test plays itself, and clients that speak by hand.
 #![allow(dead_code, reason = "each test file uses its part of it")]
-#![allow(clippy::unwrap_used, clippy::large_futures, reason = "a test that fails here says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::large_futures,
+    reason = "a test that fails here says where"
+)]
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -22,25 +26,25 @@ use tonic::Streaming;
 use tonic::transport::Endpoint;
 
 /// Longest that anything in these tests may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(value) => value,
         Err(_) => panic!("{what} didn't come within {PATIENCE:?}"),
     }
 }
 
-pub struct TestGateway {
-    pub tcp: SocketAddr,
-    pub admin: SocketAddr,
-    pub directory: tempfile::TempDir,
-    pub drain: Drain,
-    pub ended: tokio::task::JoinHandle<()>,
+pub(crate) struct TestGateway {
+    pub(crate) tcp: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) drain: Drain,
+    pub(crate) ended: tokio::task::JoinHandle<()>,
 }
 
 impl TestGateway {
-    pub async fn start(change: impl FnOnce(&mut GatewayConfig)) -> Self {
+    pub(crate) async fn start(change: impl FnOnce(&mut GatewayConfig)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = GatewayConfig {
             tcp: vec!["127.0.0.1:0".parse().unwrap()],
@@ -64,16 +68,16 @@ impl TestGateway {
         }
     }
 
-    pub async fn state(&self) -> State {
+    pub(crate) async fn state(&self) -> State {
         State::attach(&self.directory.path().join("shard-0.sock")).await
     }
 
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         Client::connect(self.tcp).await
     }
 
     /// A logged-in client and its handle.
-    pub async fn online(&self, state: &mut State, device: &str) -> (Client, u64) {
+    pub(crate) async fn online(&self, state: &mut State, device: &str) -> (Client, u64) {
         let client = self.client().await;
         self.log_in(client, state, device).await
     }
@@ -88,7 +92,7 @@ impl TestGateway {
     }
 
     /// A logged-in client whose kernel takes little on its behalf.
-    pub async fn online_narrow(&self, state: &mut State, device: &str) -> (Client, u64) {
+    pub(crate) async fn online_narrow(&self, state: &mut State, device: &str) -> (Client, u64) {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(8 << 10).unwrap();
         let stream = within("a connection", socket.connect(self.tcp)).await.unwrap();
@@ -103,7 +107,7 @@ impl TestGateway {
         .await
     }
 
-    pub async fn metrics(&self) -> String {
+    pub(crate) async fn metrics(&self) -> String {
         let mut stream = TcpStream::connect(self.admin).await.unwrap();
         stream
             .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -115,7 +119,7 @@ impl TestGateway {
     }
 
     /// The value of a sample, 0 if it isn't there.
-    pub async fn metric(&self, sample: &str) -> f64 {
+    pub(crate) async fn metric(&self, sample: &str) -> f64 {
         let page = self.metrics().await;
         page.lines()
             .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.trim().parse().ok())
@@ -123,7 +127,7 @@ impl TestGateway {
     }
 
     /// Waits until a sample has this value.
-    pub async fn metric_becomes(&self, sample: &str, value: f64) {
+    pub(crate) async fn metric_becomes(&self, sample: &str, value: f64) {
         let mut last = f64::NAN;
         let waited = tokio::time::timeout(PATIENCE, async {
             loop {
@@ -141,21 +145,21 @@ impl TestGateway {
 }
 
 /// The state sidecar, played by the test.
-pub struct State {
-    pub outbound: mpsc::Sender<StateBatch>,
+pub(crate) struct State {
+    pub(crate) outbound: mpsc::Sender<StateBatch>,
     inbound: Streaming<GatewayBatch>,
-    pub hello: GatewayHello,
+    pub(crate) hello: GatewayHello,
     logins: VecDeque<LoginAttempt>,
-    pub uplink: VecDeque<(u64, Vec<u8>)>,
-    pub closed: VecDeque<(u64, Code)>,
-    pub receipts: VecDeque<(u64, u8)>,
-    pub rows: Vec<(u64, Vec<u8>)>,
-    pub groups: Vec<(u32, Vec<u8>, Vec<u64>)>,
-    pub snapshot_done: bool,
+    pub(crate) uplink: VecDeque<(u64, Vec<u8>)>,
+    pub(crate) closed: VecDeque<(u64, Code)>,
+    pub(crate) receipts: VecDeque<(u64, u8)>,
+    pub(crate) rows: Vec<(u64, Vec<u8>)>,
+    pub(crate) groups: Vec<(u32, Vec<u8>, Vec<u64>)>,
+    pub(crate) snapshot_done: bool,
 }
 
 impl State {
-    pub async fn attach(path: &std::path::Path) -> Self {
+    pub(crate) async fn attach(path: &std::path::Path) -> Self {
         let uri = format!("unix://{}", path.display());
         let channel = within("the link", Endpoint::from_shared(uri).unwrap().connect())
             .await
@@ -192,12 +196,12 @@ impl State {
         }
     }
 
-    pub async fn send(&self, batch: StateBatch) {
+    pub(crate) async fn send(&self, batch: StateBatch) {
         self.outbound.send(batch).await.unwrap();
     }
 
     /// Takes the next batch apart.
-    pub async fn receive(&mut self) {
+    pub(crate) async fn receive(&mut self) {
         let batch = within("a batch", self.inbound.message())
             .await
             .unwrap()
@@ -235,7 +239,7 @@ impl State {
         }
     }
 
-    pub async fn login(&mut self) -> LoginAttempt {
+    pub(crate) async fn login(&mut self) -> LoginAttempt {
         loop {
             if let Some(attempt) = self.logins.pop_front() {
                 return attempt;
@@ -244,7 +248,7 @@ impl State {
         }
     }
 
-    pub async fn uplink(&mut self) -> (u64, Vec<u8>) {
+    pub(crate) async fn uplink(&mut self) -> (u64, Vec<u8>) {
         loop {
             if let Some(frame) = self.uplink.pop_front() {
                 return frame;
@@ -253,7 +257,7 @@ impl State {
         }
     }
 
-    pub async fn closed(&mut self) -> (u64, Code) {
+    pub(crate) async fn closed(&mut self) -> (u64, Code) {
         loop {
             if let Some(closed) = self.closed.pop_front() {
                 return closed;
@@ -262,7 +266,7 @@ impl State {
         }
     }
 
-    pub async fn receipt(&mut self) -> (u64, u8) {
+    pub(crate) async fn receipt(&mut self) -> (u64, u8) {
         loop {
             if let Some(receipt) = self.receipts.pop_front() {
                 return receipt;
@@ -271,13 +275,13 @@ impl State {
         }
     }
 
-    pub async fn snapshot(&mut self) {
+    pub(crate) async fn snapshot(&mut self) {
         while !self.snapshot_done {
             self.receive().await;
         }
     }
 
-    pub async fn accept(&self, attempt: &LoginAttempt) {
+    pub(crate) async fn accept(&self, attempt: &LoginAttempt) {
         let mut frame = Vec::new();
         LoginOk {
             session: [7; 16],
@@ -302,13 +306,13 @@ impl State {
 }
 
 /// A client that writes and reads bytes.
-pub struct Client {
-    pub stream: TcpStream,
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Client {
-    pub async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = within("a connection", TcpStream::connect(address)).await.unwrap();
         Self {
             stream,
@@ -316,11 +320,11 @@ impl Client {
         }
     }
 
-    pub async fn write(&mut self, bytes: &[u8]) {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }
 
-    pub async fn login(&mut self, device: &str) {
+    pub(crate) async fn login(&mut self, device: &str) {
         let mut frame = Vec::new();
         Login {
             device,
@@ -333,7 +337,7 @@ impl Client {
     }
 
     /// The next frame, or `None` at the end of the stream.
-    pub async fn next(&mut self) -> Option<(FrameType, Vec<u8>)> {
+    pub(crate) async fn next(&mut self) -> Option<(FrameType, Vec<u8>)> {
         loop {
             if let Some(frame) = split(&self.buffer, Limits::default()).expect("the gateway writes frames") {
                 let kind = frame.header.kind.expect("of a known type");
@@ -350,12 +354,12 @@ impl Client {
         }
     }
 
-    pub async fn frame(&mut self) -> (FrameType, Vec<u8>) {
+    pub(crate) async fn frame(&mut self) -> (FrameType, Vec<u8>) {
         self.next().await.expect("the stream goes on")
     }
 
     /// The code of the close frame that comes next, and then the end of the stream.
-    pub async fn close_code(&mut self) -> Code {
+    pub(crate) async fn close_code(&mut self) -> Code {
         let (kind, body) = self.frame().await;
         assert_eq!(kind, FrameType::Close);
         let code = imaccess_wire::frame::Close::decode(&body)

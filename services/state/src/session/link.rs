@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use imaccess_proto::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
 use imaccess_proto::LINK_GENERATION;
+use imaccess_proto::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
 use imaccess_proto::v1::gateway_link_client::GatewayLinkClient;
 use imaccess_proto::v1::{GatewayBatch, GatewayHello, StateBatch, StateHello};
 use tokio::sync::{Notify, mpsc};
