@@ -62,10 +62,10 @@ impl<T> Slab<T> {
         if self.free == NONE {
             let slot = u32::try_from(self.slots.len()).expect("descriptors run out long before 2^32 slots");
             self.slots.push(Slot {
-                generation: 0,
+                generation: 1,
                 content: Content::Taken(content),
             });
-            return (slot, 0);
+            return (slot, 1);
         }
         let slot = self.free;
         let entry = &mut self.slots[slot as usize];
