@@ -18,13 +18,13 @@ impl Logs {
         tokio::spawn(async move {
             let mut lines = BufReader::new(stream).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                logs.push(line);
+                logs.push(&line);
             }
         });
     }
 
-    fn push(&self, line: String) {
-        let line = plain(&line);
+    fn push(&self, line: &str) {
+        let line = plain(line);
         let mut lines = self.0.lock().expect("no holder of this lock panics");
         if lines.len() < MAX_LINES {
             lines.push(line);
@@ -74,9 +74,9 @@ mod tests {
     #[test]
     fn an_error_line_is_found_unless_it_is_expected() {
         let logs = Logs::default();
-        logs.push("2026-01-01T00:00:00Z  INFO started".into());
-        logs.push("\u{1b}[2m2026-01-01T00:00:00Z\u{1b}[0m \u{1b}[31mERROR\u{1b}[0m the link broke".into());
-        logs.push(r#"{"level":"ERROR","fields":{"message":"no disk"}}"#.into());
+        logs.push("2026-01-01T00:00:00Z  INFO started");
+        logs.push("\u{1b}[2m2026-01-01T00:00:00Z\u{1b}[0m \u{1b}[31mERROR\u{1b}[0m the link broke");
+        logs.push(r#"{"level":"ERROR","fields":{"message":"no disk"}}"#);
         assert_eq!(logs.errors(&[]).len(), 2);
         assert_eq!(
             logs.errors(&["the link broke"]),

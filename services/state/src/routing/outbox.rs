@@ -194,9 +194,12 @@ impl Queue {
         if message.hello.is_some() {
             return Some(message);
         }
-        message.acknowledged = std::mem::take(&mut self.acknowledged);
         let notices = self.notices.len().min(MESSAGE_NOTICES);
         message.outranked = self.notices.drain(..notices).collect();
+        // Whoever is acknowledged before it hears that it lost would take itself for confirmed.
+        if self.notices.is_empty() {
+            message.acknowledged = std::mem::take(&mut self.acknowledged);
+        }
         let mut room = MESSAGE_BYTES;
         while let Some(push) = self
             .unicasts
@@ -308,6 +311,24 @@ mod tests {
         );
         outbox.close();
         assert_eq!(second.next().now_or_never(), Some(None));
+    }
+
+    #[test]
+    fn nothing_is_acknowledged_before_all_notices_are_out() {
+        let outbox = Arc::new(Outbox::new(1 << 20));
+        let mut stream = outbox.open(RoutingHello::default());
+        stream.next().now_or_never();
+        for epoch in 0..=MESSAGE_NOTICES as u64 {
+            outbox.answer(Outranked {
+                epoch,
+                ..Outranked::default()
+            });
+        }
+        outbox.acknowledge(9);
+        let first = stream.next().now_or_never().unwrap().unwrap();
+        assert_eq!((first.outranked.len(), first.acknowledged), (MESSAGE_NOTICES, 0));
+        let last = stream.next().now_or_never().unwrap().unwrap();
+        assert_eq!((last.outranked.len(), last.acknowledged), (1, 9));
     }
 
     #[test]
