@@ -30,6 +30,7 @@ use imaccess_net::epoll::Epoll;
 use imaccess_net::slab::Slab;
 use imaccess_net::socket::Listener;
 use imaccess_net::wheel::{Tick, Wheel};
+use imaccess_proto::LINK_GENERATION;
 use imaccess_wire::header::HEADER_LEN;
 use imaccess_wire::limits::MAX_BODY;
 use imaccess_wire::{Code, Limits};
@@ -274,7 +275,16 @@ impl Shard {
 
     fn received(&mut self, message: Received) {
         match message {
-            Ok(Some(batch)) => self.apply(batch),
+            Ok(Some(batch)) => match &batch.hello {
+                Some(hello) if hello.link_generation != LINK_GENERATION => {
+                    let why = format!(
+                        "state speaks link generation {}, this gateway {LINK_GENERATION}: run versions that share one",
+                        hello.link_generation
+                    );
+                    self.link_lost(&why);
+                }
+                _ => self.apply(batch),
+            },
             Ok(None) => self.link_lost("state closed its stream"),
             Err(status) => self.link_lost(status.message()),
         }

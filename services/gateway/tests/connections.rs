@@ -295,6 +295,28 @@ async fn a_new_sidecar_hears_of_all_connections_and_their_groups() {
 }
 
 #[tokio::test]
+async fn a_sidecar_of_another_generation_is_turned_away_and_nobody_notices() {
+    let gateway = TestGateway::start(|_| {}).await;
+    let mut state = gateway.state().await;
+    let (mut client, _) = gateway.online(&mut state, "alice").await;
+    let stranger = imaccess_proto::v1::StateHello {
+        link_generation: imaccess_proto::LINK_GENERATION + 1,
+    };
+    state
+        .send(StateBatch {
+            hello: Some(stranger),
+            ..StateBatch::default()
+        })
+        .await;
+    gateway.metric_becomes("imaccess_gateway_links", 0.0).await;
+    let mut state = gateway.state().await;
+    state.snapshot().await;
+    assert_eq!(state.rows.len(), 1);
+    client.write(&request(1, b"goes on")).await;
+    assert_eq!(state.uplink().await.1, request(1, b"goes on"));
+}
+
+#[tokio::test]
 async fn clients_are_closed_when_state_stays_away() {
     let gateway =
         TestGateway::start(|config| config.deadlines.without_state = Duration::from_millis(500)).await;

@@ -6,12 +6,14 @@
 mod login;
 mod message;
 mod notice;
+mod repeated;
 
 pub use login::{GroupPosition, GroupPositions, Login, LoginOk, LoginRefused, NetworkType, Transport};
 pub use message::{
     Accepted, DeliveryClass, GroupPush, Join, Leave, Priority, Push, PushAck, Reply, Request, Send,
 };
 pub use notice::{Close, Endpoints, GoAway, GoAwayEndpoint, Ping, Pong};
+pub use repeated::{Item, Repeated};
 
 use crate::header::{FrameType, ProtocolError, Split};
 

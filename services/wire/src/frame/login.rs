@@ -1,7 +1,8 @@
 //! Login and its two answers.
 
+use super::repeated::{Item, Repeated};
 use crate::code::Code;
-use crate::field::{Reader, Tags, put_bytes, put_tags, put_varint};
+use crate::field::{Reader, put_bytes, put_tags, put_varint};
 use crate::header::{FrameType, ProtocolError, put};
 use crate::limits::{
     MAX_APP, MAX_CARRIER, MAX_DEVICE, MAX_GROUP, MAX_INSTALL, MAX_LOGIN_GROUPS, MAX_PLATFORM, MAX_REASON,
@@ -79,7 +80,9 @@ pub struct GroupPosition<'a> {
     pub sequence: u64,
 }
 
-impl<'a> GroupPosition<'a> {
+impl<'a> Item<'a> for GroupPosition<'a> {
+    const TAG: u64 = TAG_GROUP;
+
     fn decode(mut reader: Reader<'a>) -> Result<Self, ProtocolError> {
         let position = Self {
             business: reader.varint32()?,
@@ -101,59 +104,8 @@ impl<'a> GroupPosition<'a> {
     }
 }
 
-/// The groups of a login: either a slice to encode, or the checked bytes of a frame.
-#[derive(Clone, Copy, Debug)]
-pub struct GroupPositions<'a>(Groups<'a>);
-
-#[derive(Clone, Copy, Debug)]
-enum Groups<'a> {
-    Listed(&'a [GroupPosition<'a>]),
-    /// The login's tagged fields, which were read through once without an error.
-    Read(Tags<'a>),
-}
-
-impl<'a> GroupPositions<'a> {
-    /// The groups to send.
-    #[must_use]
-    pub fn new(groups: &'a [GroupPosition<'a>]) -> Self {
-        Self(Groups::Listed(groups))
-    }
-
-    /// The groups, in order.
-    pub fn iter(&self) -> impl Iterator<Item = GroupPosition<'a>> + use<'a> {
-        let (listed, mut read) = match self.0 {
-            Groups::Listed(listed) => (listed, None),
-            Groups::Read(tags) => (&[][..], Some(tags)),
-        };
-        let mut listed = listed.iter();
-        std::iter::from_fn(move || {
-            if let Some(position) = listed.next() {
-                return Some(*position);
-            }
-            let tags = read.as_mut()?;
-            while let Ok(Some((tag, value))) = tags.next() {
-                if tag == TAG_GROUP {
-                    return GroupPosition::decode(value).ok();
-                }
-            }
-            None
-        })
-    }
-}
-
-impl Default for GroupPositions<'_> {
-    fn default() -> Self {
-        Self::new(&[])
-    }
-}
-
-impl PartialEq for GroupPositions<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.iter().eq(other.iter())
-    }
-}
-
-impl Eq for GroupPositions<'_> {}
+/// The groups of a login.
+pub type GroupPositions<'a> = Repeated<'a, GroupPosition<'a>>;
 
 const TAG_TICKET: u64 = 1;
 const TAG_INSTALL: u64 = 2;
@@ -215,7 +167,7 @@ impl<'a> Login<'a> {
         }
         let tags = reader.tags()?;
         reader.end()?;
-        login.groups = GroupPositions(Groups::Read(tags));
+        login.groups = Repeated::read(tags);
         let mut fields = tags;
         let mut groups = 0;
         while let Some((tag, mut value)) = fields.next()? {
@@ -254,9 +206,7 @@ impl<'a> Login<'a> {
                 tags.bytes(TAG_PLATFORM, self.platform.as_bytes());
                 tags.bytes(TAG_VERSION, self.version.as_bytes());
                 tags.number(TAG_LAST_PUSH, self.last_push);
-                for group in self.groups.iter() {
-                    tags.nested(TAG_GROUP, |out| group.encode(out));
-                }
+                self.groups.put(tags);
                 tags.number(TAG_FEATURES, self.features);
                 tags.number(TAG_NETWORK, self.network as u64);
                 tags.bytes(TAG_CARRIER, self.carrier.as_bytes());

@@ -1,8 +1,9 @@
 //! What keeps a connection and what ends it: ping, pong, go-away, close.
 
 use super::login::{Transport, bounded, bounded_text, code};
+use super::repeated::{Item, Repeated};
 use crate::code::Code;
-use crate::field::{Reader, Tags, put_bytes, put_tags, put_varint};
+use crate::field::{Reader, put_bytes, put_tags, put_varint};
 use crate::header::{FrameType, ProtocolError, put};
 use crate::limits::{MAX_ENDPOINTS, MAX_HOST, MAX_REASON, MAX_TICKET};
 
@@ -93,7 +94,9 @@ pub struct GoAwayEndpoint<'a> {
     pub server_name: &'a str,
 }
 
-impl<'a> GoAwayEndpoint<'a> {
+impl<'a> Item<'a> for GoAwayEndpoint<'a> {
+    const TAG: u64 = TAG_ENDPOINT;
+
     fn decode(mut reader: Reader<'a>) -> Result<Self, ProtocolError> {
         let cluster = reader.text(MAX_HOST)?;
         let transport = Transport::from_number(reader.varint()?);
@@ -118,59 +121,8 @@ impl<'a> GoAwayEndpoint<'a> {
     }
 }
 
-/// The endpoints of a go-away: either a slice to encode, or the checked bytes of a frame.
-#[derive(Clone, Copy, Debug)]
-pub struct Endpoints<'a>(Listing<'a>);
-
-#[derive(Clone, Copy, Debug)]
-enum Listing<'a> {
-    Listed(&'a [GoAwayEndpoint<'a>]),
-    /// The frame's tagged fields, which were read through once without an error.
-    Read(Tags<'a>),
-}
-
-impl<'a> Endpoints<'a> {
-    /// The endpoints to send.
-    #[must_use]
-    pub fn new(endpoints: &'a [GoAwayEndpoint<'a>]) -> Self {
-        Self(Listing::Listed(endpoints))
-    }
-
-    /// The endpoints, best first.
-    pub fn iter(&self) -> impl Iterator<Item = GoAwayEndpoint<'a>> + use<'a> {
-        let (listed, mut read) = match self.0 {
-            Listing::Listed(listed) => (listed, None),
-            Listing::Read(tags) => (&[][..], Some(tags)),
-        };
-        let mut listed = listed.iter();
-        std::iter::from_fn(move || {
-            if let Some(endpoint) = listed.next() {
-                return Some(*endpoint);
-            }
-            let tags = read.as_mut()?;
-            while let Ok(Some((tag, value))) = tags.next() {
-                if tag == TAG_ENDPOINT {
-                    return GoAwayEndpoint::decode(value).ok();
-                }
-            }
-            None
-        })
-    }
-}
-
-impl Default for Endpoints<'_> {
-    fn default() -> Self {
-        Self::new(&[])
-    }
-}
-
-impl PartialEq for Endpoints<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.iter().eq(other.iter())
-    }
-}
-
-impl Eq for Endpoints<'_> {}
+/// The endpoints of a go-away, best first.
+pub type Endpoints<'a> = Repeated<'a, GoAwayEndpoint<'a>>;
 
 const TAG_ENDPOINT: u64 = 2;
 
@@ -202,7 +154,7 @@ impl<'a> GoAway<'a> {
         };
         let tags = reader.tags()?;
         reader.end()?;
-        away.endpoints = Endpoints(Listing::Read(tags));
+        away.endpoints = Repeated::read(tags);
         let mut fields = tags;
         let mut endpoints = 0;
         while let Some((tag, mut value)) = fields.next()? {
@@ -229,9 +181,7 @@ impl<'a> GoAway<'a> {
             put_varint(out, self.code.into());
             put_tags(out, |tags| {
                 tags.number(1, self.deadline_ms.into());
-                for endpoint in self.endpoints.iter() {
-                    tags.nested(TAG_ENDPOINT, |out| endpoint.encode(out));
-                }
+                self.endpoints.put(tags);
                 tags.bytes(3, self.ticket);
                 tags.number(4, self.delay_ms.into());
             });
