@@ -31,7 +31,7 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
     .await?;
     let file = cluster.view.directory.join("cluster.json");
     let file = file.to_str().context("a path in UTF-8")?;
-    let (connections, seconds) = size.pick(("300", "3"), ("50000", "180"));
+    let (connections, seconds) = size.pick(("300", "3"), ("50000", "182"));
     // At a minute between messages, a short run would see hardly any.
     let interval = size.pick("3", "60");
     let arguments = [

@@ -39,11 +39,10 @@ pub(super) async fn login(size: Size, seed: u64) -> Result<Report> {
     arguments.extend(shorter(size));
     let figures = Figures::measure(&arguments, DEADLINE).await?;
     figures.note("", &mut report);
-    report.always_at_most(
-        "logins_missing",
-        f64::from(u8::from(figures.number("logins_per_second")? <= 0.0)),
-        0.0,
-    );
+    let logins = size.pick(300.0, 10_000.0) * figures.number("rounds")?;
+    report.exactly("logins", figures.number("logins")?, logins);
+    report.exactly("resumes", figures.number("resumes")?, logins);
+    report.exactly("not_resumed", figures.number("not_resumed")?, 0.0);
     report.at_least(
         "first_logins_per_second_and_core",
         per_core(figures.number("server_cpu_us_per_login")?),
@@ -83,6 +82,7 @@ pub(super) async fn echo(size: Size, seed: u64) -> Result<Report> {
             0.0,
         );
     }
+    report.exactly("failures", figures.number("failures")?, 0.0);
     let ratio = figures.number("server_cpu_us_per_message")? / figures.number("bare_cpu_us_per_message")?;
     report.at_most("cpu_ratio_to_bare", ratio, 3.0);
     report.at_most("limit_ratio", figures.number("limit_ratio")?, 3.0);
@@ -100,6 +100,7 @@ pub(super) async fn fanout(size: Size, seed: u64) -> Result<Report> {
             let prefix = format!("{members}x{outstanding}_");
             figures.note(&prefix, &mut report);
             report.exactly(&format!("{prefix}lost"), figures.number("lost")?, 0.0);
+            report.exactly(&format!("{prefix}failures"), figures.number("failures")?, 0.0);
             let ours = figures.number("server_cpu_us_per_delivery")?;
             let bare = figures.number("bare_cpu_us_per_delivery")?;
             let gathered = figures.number("bare_gathered_cpu_us_per_delivery")?;
@@ -119,6 +120,7 @@ fn shorter(size: Size) -> &'static [&'static str] {
     size.pick(&["--rounds", "1", "--seconds", "1"], &[])
 }
 
+/// Operations per second of one core; none if nothing was measured, which must not look like infinite speed.
 fn per_core(cpu_us: f64) -> f64 {
-    1e6 / cpu_us
+    if cpu_us > 0.0 { 1e6 / cpu_us } else { 0.0 }
 }

@@ -26,6 +26,16 @@ const BACK: Duration = Duration::from_secs(60);
 /// What is promised for the sessions after state's restart, in seconds.
 const PROMISE_S: f64 = 10.0;
 
+/// Exit status of `imaccess push` to one of the devices.
+async fn push_status(cluster: &Cluster) -> Result<i32> {
+    let push = cluster.view.push_grpc.clone();
+    let arguments = [
+        "push", "--device", "device-0", "--data", "x", "--push", &push, "--app", APP,
+    ];
+    let output = command::run(Some(&cluster.view.ipconfig), arguments, RESTART).await?;
+    Ok(output.status.code().unwrap_or(-1))
+}
+
 pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
     let count = size.pick(50, 1000);
     let mut cluster = Cluster::start(Options {
@@ -53,23 +63,20 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
         .until_all_written()
         .await
         .context("before anything is killed")?;
+    let before = push_status(&cluster).await?;
+    report.exactly("push_exit_status_before", f64::from(before), 0.0);
     for part in ["routing", "state"] {
         pushes.retry = 0;
         cluster.kill(part)?;
         if part == "routing" {
-            // The push API is gone with it: the command must say "try again" by its exit status.
-            let push = cluster.view.push_grpc.clone();
-            let arguments = ["push", "--device", "device-0", "--data", "x", "--push", &push];
-            let output = command::run(Some(&cluster.view.ipconfig), arguments, RESTART).await?;
-            // `up` may have been quicker than we were; then the push is simply answered.
-            if !output.status.success() {
-                let code = output.status.code().unwrap_or(-1);
-                report.exactly(
-                    "push_exit_status_in_the_gap",
-                    f64::from(code),
-                    f64::from(command::EXIT_RETRY),
-                );
-            }
+            // The push API is gone with it: the command must say "try again" by its exit status. `up` waits 0.1 s at
+            // least before it starts a part again; should the command come later still, nothing was shown.
+            let code = push_status(&cluster).await?;
+            report.exactly(
+                "push_exit_status_in_the_gap",
+                f64::from(code),
+                f64::from(command::EXIT_RETRY),
+            );
         }
         // Pushes go on while the part is away: this is where a wrong "offline" would be said.
         let restarted = async {
@@ -89,6 +96,8 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
         let seconds = back.saturating_duration_since(restarted).as_secs_f64();
         report.at_most(&format!("seconds_until_back_after_{part}"), seconds, PROMISE_S);
         report.figure(&format!("retry_answers_while_{part}_was_away"), pushes.retry);
+        let silent = f64::from(u8::from(pushes.retry == 0));
+        report.exactly(&format!("gaps_of_{part}_without_a_retry_answer"), silent, 0.0);
     }
     report.exactly("offline_answers", precise(pushes.offline), 0.0);
 

@@ -192,6 +192,7 @@ async fn neighbour(cluster: &Cluster, report: &mut Report, size: Size) -> Result
     )
     .await?;
     let (mut calm, mut disturbed, mut count) = (Vec::new(), Vec::new(), 0);
+    let baseline = connections(cluster).await?;
     for number in 0..ROUNDS {
         let latencies = latency::round(&mut good, load).await?;
         calm.push(latencies.quantile(0.99));
@@ -208,6 +209,8 @@ async fn neighbour(cluster: &Cluster, report: &mut Report, size: Size) -> Result
         flood.abort();
         garbage.abort();
         drop((silent, stopped));
+        // The next round without them must really be without them.
+        connections_fall_to(cluster, baseline).await?;
     }
     let comparison = Comparison::new(calm, disturbed, count);
     report.figure("round_trips", comparison.count);
@@ -275,6 +278,27 @@ fn garbage(cluster: &Cluster) -> JoinHandle<()> {
 
 async fn closes(cluster: &Cluster, code: Code) -> Result<f64> {
     cluster.sum("gateway", CLOSES, &[("code", code.name())]).await
+}
+
+/// Connections of all gateways now.
+async fn connections(cluster: &Cluster) -> Result<f64> {
+    cluster
+        .sum("gateway", imaccess_common::gateway_page::CONNECTIONS, &[])
+        .await
+}
+
+/// Waits until the gateway has closed what isn't there any more.
+async fn connections_fall_to(cluster: &Cluster, most: f64) -> Result<()> {
+    let what = format!("at most {most} connections");
+    wait_until(&what, CLOSED, async || {
+        let now = connections(cluster).await?;
+        Ok(if now <= most {
+            Seen::Yes(())
+        } else {
+            Seen::NotYet(now)
+        })
+    })
+    .await
 }
 
 async fn counted(cluster: &Cluster, code: Code, expected: f64) -> Result<()> {

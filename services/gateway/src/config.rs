@@ -154,6 +154,13 @@ impl GatewayConfig {
                 imaccess_wire::limits::MAX_BODY
             ));
         }
+        let longest = (imaccess_wire::HEADER_LEN + imaccess_wire::limits::MAX_BODY) as u64;
+        if self.limits.queue_per_connection.0 < 2 * longest {
+            return Err(format!(
+                "limits.queue_per_connection: at least {} bytes, two of the longest frames",
+                2 * longest
+            ));
+        }
         if self.limits.fanout_slice == 0 {
             return Err("limits.fanout_slice: at least 1".to_owned());
         }

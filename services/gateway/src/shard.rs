@@ -135,6 +135,8 @@ pub(crate) struct Shard {
     due: Vec<u32>,
     /// Slots whose connections are gone, until state has been sent word of it.
     retired: Vec<u32>,
+    /// What the frames of one read are answered with by the gateway itself.
+    answers: Vec<u8>,
 }
 
 impl Shard {
@@ -211,6 +213,7 @@ impl Shard {
             unread: Vec::new(),
             due: Vec::new(),
             retired: Vec::new(),
+            answers: Vec::new(),
         })
     }
 
@@ -229,6 +232,10 @@ impl Shard {
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
+            while let Ok(attach) = self.attaches.try_recv() {
+                // Also while there is no end of work: without state there soon would be.
+                self.attach(attach);
+            }
             let mut busy = self.poll_link();
             busy |= self.poll_sockets()?;
             busy |= self.read_on();
@@ -236,6 +243,8 @@ impl Shard {
             busy |= self.snapshot_chunk();
             self.turn_wheel();
             self.flush_outbox();
+            // A snapshot that waits for room is woken by it; one that doesn't goes on.
+            busy |= self.snapshot.is_some() && !self.outbox.has_events();
             if !self.draining && stop.is_cancelled() {
                 self.begin_drain();
             }
@@ -294,10 +303,11 @@ impl Shard {
     /// shows the next event as a new edge: going to wait costs an idle connection's ping no further system call.
     fn poll_sockets(&mut self) -> io::Result<bool> {
         let count = self.epoll.get_mut().wait(Some(std::time::Duration::ZERO))?;
+        let mut more = false;
         for index in 0..count {
             let ready = self.epoll.get_ref().event(index);
             if ready.token >= LISTENER_TOKEN {
-                self.accept((ready.token - LISTENER_TOKEN) as usize);
+                more |= self.accept((ready.token - LISTENER_TOKEN) as usize);
                 continue;
             }
             let (slot, generation) = (ready.token as u32, (ready.token >> 32) as u32);
@@ -314,7 +324,7 @@ impl Shard {
                 }
             }
         }
-        Ok(count == self.epoll.get_ref().batch())
+        Ok(more || count == self.epoll.get_ref().batch())
     }
 
     /// The peer has shut its side: what it sent before counts, then the end shows. Edge-triggered, so it has to be

@@ -95,7 +95,11 @@ pub(crate) fn run(arguments: &Capacity) -> anyhow::Result<Report> {
     ));
     report
         .count("connections", connected.count, "connections")
-        .figure("seconds", arguments.seconds, "seconds")
+        .figure(
+            "seconds",
+            talked.seconds,
+            "seconds, from the first message to the last echo",
+        )
         .count("sent", talked.sent, "messages sent")
         .count("echoed", talked.answered, "messages echoed")
         .count("failures", failures, "failures (logins, lost or wrong echoes)")

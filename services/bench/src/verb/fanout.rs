@@ -9,7 +9,7 @@ use crate::bare::Counts;
 use crate::child;
 use crate::cluster::{Cluster, ClusterArgs};
 use crate::fleet::Fleet;
-use crate::job::{Failures, FannedOut, Fanout as Job, Group, Publisher};
+use crate::job::{FannedOut, Fanout as Job, Group, Publisher};
 use crate::latency::Latency;
 use crate::report::{Progress, Report};
 use crate::statistics::{median, ratio, us_per};
@@ -72,7 +72,8 @@ pub(crate) fn run(arguments: &Fanout) -> anyhow::Result<Report> {
     ];
 
     let mut total = FannedOut::default();
-    let mut failures = Failures::new();
+    // A member that was lost while warming up is lost.
+    let mut failures = warm.failures.clone();
     let (mut us, mut gateway_us, mut rates, mut p50, mut p99) = (vec![], vec![], vec![], vec![], vec![]);
     for number in 1..=arguments.rounds {
         progress.step(format!("round {number}: ours"));
@@ -123,6 +124,7 @@ pub(crate) fn run(arguments: &Fanout) -> anyhow::Result<Report> {
         )
         .figure("p50_us", median(p50), "push to last receipt, p50, µs")
         .figure("p99_us", median(p99), "push to last receipt, p99, µs")
+        .detail("failures", failures.values().sum::<u64>())
         .detail("messages", total.messages)
         .detail("expected", total.expected)
         .detail("received", total.received)

@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: &Ipconfig) -> anyhow::Result<Report> {
     let server = Child::part(&["ipconfig", "--config", &config.to_string_lossy()])?;
     let answered = wait_until_listed(listen)?;
     // Until every gateway is in the picture, the ranking is not what is meant to be measured.
-    child::pause(Duration::from_secs(2))?;
+    wait_until_all_scraped(admin, arguments.endpoints)?;
 
     progress.step("without clients");
     let before = cpu(&[server.pid()])?;
@@ -82,12 +82,13 @@ pub(crate) fn run(arguments: &Ipconfig) -> anyhow::Result<Report> {
         bytes = done.answer_bytes;
         anyhow::ensure!(done.failures.is_empty(), "requests failed: {:?}", done.failures);
     }
+    let listed = gateways_listed(admin)?;
     drop(progress);
 
     let us = median(us);
     let mut report = Report::new(format!("ipconfig with {} endpoints", arguments.endpoints));
     report
-        .count("endpoints", arguments.endpoints, "endpoints scraped and ranked")
+        .count("endpoints", listed, "endpoints scraped and ranked")
         .count("endpoints_answered", answered, "endpoints in an answer")
         .figure(
             "answers_per_second",
@@ -140,6 +141,34 @@ fn free_addresses() -> anyhow::Result<[SocketAddr; 2]> {
 }
 
 /// Waits until ipconfig lists gateways; how many an answer has.
+/// How many gateways ipconfig has scraped and lists, by its own page.
+fn gateways_listed(admin: SocketAddr) -> anyhow::Result<u64> {
+    let page = get(&admin.to_string(), "/metrics")?;
+    let page = String::from_utf8(page.to_vec()).context("ipconfig's metrics page")?;
+    let sample = "imaccess_ipconfig_gateways{state=\"listed\"} ";
+    let value = page.lines().find_map(|line| line.strip_prefix(sample));
+    value
+        .context("ipconfig's page says how many it lists")?
+        .trim()
+        .parse()
+        .context("a count")
+}
+
+fn wait_until_all_scraped(admin: SocketAddr, endpoints: u64) -> anyhow::Result<()> {
+    let deadline = Instant::now() + READY;
+    loop {
+        let listed = gateways_listed(admin)?;
+        if listed == endpoints {
+            return Ok(());
+        }
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "ipconfig lists {listed} of {endpoints} gateways"
+        );
+        child::pause(Duration::from_millis(100))?;
+    }
+}
+
 fn wait_until_listed(listen: SocketAddr) -> anyhow::Result<u64> {
     let deadline = Instant::now() + READY;
     loop {

@@ -17,7 +17,7 @@ use self::publish::Publishing;
 use self::window::Window;
 use super::connect::code_name;
 use super::{Clock, GRACE, Worker, fail, need_links};
-use crate::job::{Failures, FannedOut, Fanout};
+use crate::job::{Failures, FannedOut, Fanout, Publisher};
 use crate::latency::Latency;
 
 /// Every payload begins with the message's number.
@@ -31,6 +31,9 @@ impl Worker {
         // Numbers of one job are never met again in the next: what is late is not taken for what is new.
         let first = u64::from(fastrand::u32(..)) << 32;
         let mut window = Window::new(first, members);
+        // What each member saw last of the push API's numbering: two wrongs (one lost, one doubled) make no right.
+        let numbered = matches!(job.publisher, Publisher::Push { .. });
+        let mut last = vec![0u64; self.links.len()];
         let mut latency = Latency::new();
         let mut failures = Failures::new();
         let mut frame_bytes = 0;
@@ -62,9 +65,14 @@ impl Worker {
                 if !link.is_open() {
                     continue;
                 }
+                let last = &mut last[ready.token as usize];
                 let received = link.receive(&mut self.scratch, |split, _| match split.header.kind {
                     Some(FrameType::GroupPush) => {
                         let number = GroupPush::decode(split.body()).ok().and_then(|push| {
+                            if numbered && *last != 0 && push.sequence != *last + 1 {
+                                fail(&mut failures, "out_of_sequence");
+                            }
+                            *last = push.sequence;
                             push.payload
                                 .first_chunk::<NUMBER_BYTES>()
                                 .map(|number| u64::from_be_bytes(*number))

@@ -23,12 +23,13 @@ const NO_STATE_RETRY_MS: u32 = 1_000;
 impl Shard {
     /// Starts listening.
     pub(crate) fn watch_listeners(&mut self) -> std::io::Result<()> {
+        // Before the first: if a later one fails, pausing must take the first off again.
+        self.accepting = true;
         for (index, listener) in self.listeners.iter().enumerate() {
             self.epoll
                 .get_ref()
                 .add(listener, LISTENER_TOKEN + index as u64, Interest::Listener)?;
         }
-        self.accepting = true;
         Ok(())
     }
 
@@ -41,16 +42,16 @@ impl Shard {
         }
     }
 
-    /// Takes connections that wait.
-    pub(crate) fn accept(&mut self, index: usize) {
+    /// Takes connections that wait; whether there may be more, of which a nested set doesn't tell again.
+    pub(crate) fn accept(&mut self, index: usize) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(listener) = self.listeners.get(index) else {
-                return;
+                return false;
             };
             match listener.accept() {
                 Ok((socket, peer)) => self.open(socket, peer),
                 Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => return,
+                    ErrorKind::WouldBlock => return false,
                     // The client was gone before it was taken.
                     ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
                     _ => {
@@ -58,11 +59,12 @@ impl Shard {
                         tracing::warn!(%error, "accepting pauses for a tick");
                         self.metrics.accept_errors.inc();
                         self.pause_listeners();
-                        return;
+                        return false;
                     }
                 },
             }
         }
+        true
     }
 
     fn open(&mut self, socket: ClientSocket, peer: Option<SocketAddr>) {

@@ -126,9 +126,11 @@ impl Shard {
     pub(crate) fn release(&mut self, slot: u32) {
         self.drop_queue(slot);
         self.wheel.cancel(slot);
-        let Some(connection) = self.connections.remove(slot) else {
+        let Some(connection) = self.connections.retire(slot) else {
             return;
         };
+        // State takes logins before closes: within one batch a slot must not mean two connections.
+        self.retired.push(slot);
         if connection.admitted {
             self.admission.release(connection.address.as_deref().copied());
         } else {

@@ -13,6 +13,9 @@ use super::fanout::GroupFrame;
 use super::queue::{Policy, Share};
 use super::write::{Delivered, Terms};
 
+/// Longest run of control frames that share a write: the longest single frame.
+const MOST_AT_ONCE: usize = imaccess_wire::HEADER_LEN + imaccess_wire::limits::MAX_BODY;
+
 impl Shard {
     /// Applies a batch, field by field in the order of their numbers.
     pub(crate) fn apply(&mut self, batch: StateBatch) {
@@ -30,10 +33,11 @@ impl Shard {
             self.unicast(unicast);
         }
         for group in batch.groups {
+            // Copies, once per frame: a slice would hold the whole batch for as long as one slow member's queue does.
             let frame = GroupFrame {
                 business: group.business,
-                group: group.group,
-                frame: group.frame,
+                group: Bytes::copy_from_slice(&group.group),
+                frame: Bytes::copy_from_slice(&group.frame),
                 expires_ms: group.expires_ms,
             };
             if !self.fanout.push(frame, self.limits.fanout_queue) {
@@ -134,7 +138,11 @@ impl Shard {
             let mut next = index + 1;
             // Control frames for one connection that follow each other share a write.
             while plain && next < count && unicast.handle[next] == bits {
-                end += unicast.length[next] as usize;
+                let longer = end + unicast.length[next] as usize;
+                if longer - start > MOST_AT_ONCE {
+                    break;
+                }
+                end = longer;
                 next += 1;
             }
             let Some(bytes) = frames.get(start..end) else {

@@ -11,11 +11,15 @@ use imaccess_proto::v1::{
 };
 use imaccess_wire::Code;
 
+/// Handle, serial and length of a snapshot row.
+const ROW_BYTES: usize = 20;
+
 /// The growing batch.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     snapshot: Option<SnapshotChunk>,
     tickets: Vec<u8>,
+    snapshot_bytes: usize,
     logins: Vec<LoginAttempt>,
     login_bytes: usize,
     handles: Vec<u64>,
@@ -36,6 +40,11 @@ impl Outbox {
     /// Bytes of frames that wait.
     pub(crate) fn bytes(&self) -> usize {
         self.frames.len() + self.login_bytes
+    }
+
+    /// Bytes of the snapshot that wait.
+    pub(crate) fn snapshot_bytes(&self) -> usize {
+        self.snapshot_bytes
     }
 
     /// A data frame of a connection.
@@ -78,11 +87,13 @@ impl Outbox {
         chunk.serial.push(serial);
         chunk.ticket_length.push(ticket.len() as u32);
         self.tickets.extend_from_slice(ticket);
+        self.snapshot_bytes += ROW_BYTES + ticket.len();
     }
 
     /// Some members of a group.
     pub(crate) fn group(&mut self, business: u32, id: &[u8], member: Vec<u64>) {
         self.has_events = true;
+        self.snapshot_bytes += id.len() + member.len() * size_of::<u64>();
         let group = SnapshotGroup {
             business,
             group: Bytes::copy_from_slice(id),
@@ -101,6 +112,7 @@ impl Outbox {
     pub(crate) fn take(&mut self) -> GatewayBatch {
         self.has_events = false;
         self.login_bytes = 0;
+        self.snapshot_bytes = 0;
         let tickets = std::mem::take(&mut self.tickets);
         let snapshot = self.snapshot.take().map(|chunk| SnapshotChunk {
             tickets: tickets.into(),

@@ -43,6 +43,10 @@ pub(crate) enum Pushed {
     Overflow,
 }
 
+/// What a queued frame costs beside its bytes: its entry, and a small allocation's overhead. Counted against the
+/// connection's bound, or a queue of tiny frames would hold ten times what it may.
+const FRAME_OVERHEAD: usize = 64;
+
 /// The queue. The front frame may be partly written; it is never dropped, or the stream would be torn.
 #[derive(Debug, Default)]
 pub(crate) struct OutQueue {
@@ -98,17 +102,26 @@ impl OutQueue {
         if let Some(share) = share
             && written == 0
         {
+            if len > share.bytes {
+                // It doesn't fit even alone: nothing is gained by dropping others for it.
+                return match share.policy {
+                    Policy::Close => Pushed::Overflow,
+                    Policy::DropOldest | Policy::DropNewest => Pushed::DroppedNewest,
+                };
+            }
             while self.share(frame.business) + len > share.bytes {
                 match share.policy {
                     Policy::DropNewest => return Pushed::DroppedNewest,
                     Policy::Close => return Pushed::Overflow,
                     Policy::DropOldest if self.drop_oldest(frame.business) => dropped += 1,
-                    // It doesn't fit even alone.
+                    // What is left of the business is begun.
                     Policy::DropOldest => return Pushed::DroppedNewest,
                 }
             }
         }
-        if self.bytes + len > most {
+        // A begun frame is always taken: without its rest the stream would be torn.
+        let held = self.bytes + self.frames.len() * FRAME_OVERHEAD;
+        if written == 0 && held + len > most {
             return Pushed::Overflow;
         }
         self.bytes += len;

@@ -10,8 +10,9 @@ use imaccess_wire::{Code, ProtocolError};
 
 use super::Shard;
 use super::connection::{Partial, Phase};
+use super::write::Delivered;
 
-/// Reads per connection and turn: one that floods gets 64 KiB of a turn, then the others theirs.
+/// Reads per connection and turn: one that floods gets 128 KiB of a turn, then the others theirs.
 const READS_PER_TURN: usize = 1;
 /// Retry-after of a frame that found state away or busy.
 const RETRY_AFTER_MS: u32 = 500;
@@ -65,6 +66,7 @@ impl Shard {
         }
         let since = begun.map(|partial| partial.since);
         self.frames(slot, &buffer[..start + received], since);
+        self.answer(slot);
         self.note_more(slot, more)
     }
 
@@ -134,7 +136,7 @@ impl Shard {
         let Some(kind) = kind else { return };
         match (connection.phase, kind) {
             (Phase::Online, FrameType::Request | FrameType::Send) => self.forward(slot, kind, frame),
-            (Phase::Online, FrameType::Ping) => self.pong(slot),
+            (Phase::Online, FrameType::Ping) => Pong::default().encode(&mut self.answers),
             (Phase::Online, FrameType::Join | FrameType::Leave | FrameType::PushAck) => {
                 self.forward(slot, kind, frame);
             }
@@ -146,13 +148,22 @@ impl Shard {
         }
     }
 
-    fn pong(&mut self, slot: u32) {
-        let mut pong = Vec::with_capacity(8);
-        std::mem::swap(&mut pong, &mut self.frame_buffer);
-        pong.clear();
-        Pong::default().encode(&mut pong);
-        self.send_control(slot, &pong);
-        self.frame_buffer = pong;
+    /// Writes what the frames of one read are answered with by the gateway itself, in one call: a client that sends
+    /// thousands of pings at once costs the others no thousand calls.
+    fn answer(&mut self, slot: u32) {
+        if self.answers.is_empty() {
+            return;
+        }
+        let mut answers = std::mem::take(&mut self.answers);
+        let open = self
+            .connections
+            .get(slot)
+            .is_some_and(|connection| connection.phase != Phase::Closing);
+        if open && self.send_control(slot, &answers) == Delivered::Queued {
+            self.look_again(slot);
+        }
+        answers.clear();
+        self.answers = answers;
     }
 
     /// The client says goodbye: no resume is wanted, unless its code says so.
@@ -206,27 +217,23 @@ impl Shard {
             Ok(message_id) => message_id,
             Err(error) => return self.refuse_bytes(slot, error),
         };
-        let mut answer = std::mem::take(&mut self.frame_buffer);
-        answer.clear();
         if kind == FrameType::Request {
-            Reply {
+            let reply = Reply {
                 message_id,
                 code: code as u16,
                 retry_after_ms: RETRY_AFTER_MS,
                 ..Reply::default()
-            }
-            .encode(&mut answer);
+            };
+            reply.encode(&mut self.answers);
         } else {
-            Accepted {
+            let accepted = Accepted {
                 message_id,
                 code: code as u16,
                 retry_after_ms: RETRY_AFTER_MS,
                 ..Accepted::default()
-            }
-            .encode(&mut answer);
+            };
+            accepted.encode(&mut self.answers);
         }
-        self.send_control(slot, &answer);
-        self.frame_buffer = answer;
     }
 
     /// Passes a login on to state, or refuses it.

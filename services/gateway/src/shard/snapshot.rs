@@ -15,6 +15,8 @@ use crate::link::Attach;
 /// Connections looked at, or members listed, per turn while a snapshot is sent: about 50 KB of rows.
 const ROWS_PER_TURN: u32 = 512;
 const MEMBERS_PER_TURN: usize = 4_096;
+/// Bytes of a snapshot in one batch. State opens every ticket, which takes it longer than sending takes us.
+const SNAPSHOT_AHEAD: usize = 256 << 10;
 
 /// The stream to state.
 #[derive(Debug)]
@@ -89,6 +91,7 @@ pub(crate) enum Activity {
 pub(crate) struct Snapshot {
     slot: u32,
     group: u32,
+    /// Members of it before this position are still to be listed.
     member: usize,
 }
 
@@ -121,7 +124,7 @@ impl Shard {
         self.snapshot = Some(Snapshot {
             slot: 0,
             group: 0,
-            member: 0,
+            member: usize::MAX,
         });
         self.metrics.links.inc();
         self.metrics.link_attached.inc();
@@ -189,7 +192,7 @@ impl Shard {
         let (Some(mut snapshot), Some(attachment)) = (self.snapshot.take(), self.link.attachment()) else {
             return false;
         };
-        if self.outbox.bytes() > self.limits.link_queue / 2 {
+        if self.outbox.bytes() > self.limits.link_queue / 2 || self.outbox.snapshot_bytes() > SNAPSHOT_AHEAD {
             // State is behind: live traffic first.
             self.snapshot = Some(snapshot);
             return false;
@@ -212,17 +215,18 @@ impl Shard {
         }
         match self.groups.next_from(snapshot.group) {
             Some((business, id, members, next)) => {
-                let rest = members.get(snapshot.member..).unwrap_or_default();
-                let end = rest.len().min(MEMBERS_PER_TURN);
-                let handles = rest[..end]
+                // From the end: who leaves meanwhile is replaced by the last, which was listed before.
+                let end = snapshot.member.min(members.len());
+                let start = end.saturating_sub(MEMBERS_PER_TURN);
+                let handles = members[start..end]
                     .iter()
                     .map(|&slot| Handle::new(self.id, slot, self.connections.generation(slot)).bits())
                     .collect();
                 self.outbox.group(business, id, handles);
-                if end == rest.len() {
-                    (snapshot.group, snapshot.member) = (next, 0);
+                if start == 0 {
+                    (snapshot.group, snapshot.member) = (next, usize::MAX);
                 } else {
-                    snapshot.member += end;
+                    snapshot.member = start;
                 }
                 self.snapshot = Some(snapshot);
             }

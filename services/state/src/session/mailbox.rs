@@ -20,6 +20,8 @@ struct Place<T> {
     /// The loop found the place occupied and wants to hear when it is empty.
     wanted: bool,
     closed: bool,
+    /// The stream's end is gone: nothing will be taken any more.
+    gone: bool,
 }
 
 /// The loop's end. Dropping it ends the stream, after what is in the place.
@@ -43,6 +45,7 @@ pub fn mailbox<T>(first: Option<T>, room: Arc<Notify>) -> (Mailbox<T>, Outgoing<
         taker: None,
         wanted: false,
         closed: false,
+        gone: false,
     }));
     (
         Mailbox {
@@ -59,6 +62,12 @@ impl<T> Mailbox<T> {
         let mut place = lock(&self.place);
         place.wanted = place.item.is_some();
         !place.wanted
+    }
+
+    /// Whether the stream has ended: what is in the place stays there.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        lock(&self.place).gone
     }
 
     /// Puts a batch into the empty place. Put into an occupied one, it would replace what is there.
@@ -79,6 +88,13 @@ impl<T> Drop for Mailbox<T> {
         if let Some(taker) = place.taker.take() {
             taker.wake();
         }
+    }
+}
+
+impl<T> Drop for Outgoing<T> {
+    fn drop(&mut self) {
+        lock(&self.place).gone = true;
+        self.room.notify_one();
     }
 }
 
@@ -124,5 +140,15 @@ mod tests {
         assert_eq!(stream.next().await, Some(2));
         drop(mailbox);
         assert_eq!(stream.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn the_loop_is_told_when_the_stream_ends_with_a_batch_in_its_place() {
+        let room = Arc::new(Notify::new());
+        let (mailbox, stream) = mailbox(Some(1), Arc::clone(&room));
+        assert!(!mailbox.has_room() && !mailbox.is_gone());
+        drop(stream);
+        room.notified().await;
+        assert!(mailbox.is_gone());
     }
 }

@@ -182,6 +182,7 @@ impl Worker {
         let mut deadline = pin!(config.drain.deadline());
         loop {
             let waiting = worker.machine.link.bytes();
+            let link_gone = worker.link.as_ref().is_none_or(Mailbox::is_gone);
             tokio::select! {
                 biased;
                 () = &mut stop => break,
@@ -191,7 +192,8 @@ impl Worker {
                     worker.machine.drain();
                 }
                 Some(event) = from_hub.recv() => worker.hub(event),
-                Some(event) = link_rx.recv(), if waiting < LINK_HARD => worker.link(event),
+                // What says that the gateway is gone comes this way too, and only that empties what waits for it.
+                Some(event) = link_rx.recv(), if waiting < LINK_HARD || link_gone => worker.link(event),
                 Some((id, event)) = stream_rx.recv(), if waiting < LINK_SOFT => worker.stream(id, event),
                 () = room.notified() => {}
                 _ = ticks.tick() => {}

@@ -97,11 +97,12 @@ impl Machine {
 
     /// Connections that are gone.
     pub fn closed(&mut self, closed: &[ConnectionClosed], now: Now) {
+        if !self.logins.is_empty() {
+            // Else they would be logged in without a connection, and nothing would ever end them.
+            let gone: std::collections::HashSet<u64> = closed.iter().map(|closed| closed.handle).collect();
+            self.logins.retain(|login| !gone.contains(&login.handle));
+        }
         for closed in closed {
-            if !self.logins.is_empty() {
-                // Else it would be logged in without a connection, and nothing would ever end it.
-                self.logins.retain(|login| login.handle != closed.handle);
-            }
             let Some(key) = self.table.by_handle(closed.handle) else {
                 continue;
             };

@@ -288,9 +288,9 @@ impl Machine {
         if groups >= MAX_LOGIN_GROUPS && !member {
             return Code::GroupLimit;
         }
-        if self.enter_group(key, business, group) {
-            self.link.membership(handle, business, group, true);
-        }
+        self.enter_group(key, business, group);
+        // Also if it was in there: a membership that was lost with a link is mended by the repeated join.
+        self.link.membership(handle, business, group, true);
         Code::Ok
     }
 
@@ -301,17 +301,16 @@ impl Machine {
         if !self.businesses[index].config.client_groups {
             return Code::Forbidden;
         }
+        // Also if it isn't in there as far as is known here: the gateway may know more.
+        self.link.membership(handle, business, group, false);
         let Some(number) = self.groups.find(business, group) else {
             return Code::Ok;
         };
         let Some(record) = self.table.get_mut(key) else {
             return Code::Ok;
         };
-        if record.groups.remove(number) {
-            self.link.membership(handle, business, group, false);
-            if self.groups.remove(number).is_some() {
-                self.presence(business, group, false);
-            }
+        if record.groups.remove(number) && self.groups.remove(number).is_some() {
+            self.presence(business, group, false);
         }
         Code::Ok
     }
