@@ -7,7 +7,7 @@ use harness::TestGateway;
 use imaccess_proto::v1::{
     BusinessQueue, GroupFrame, LinkPolicy, Membership, Outcome, SlowConsumerPolicy, StateBatch, Unicast,
 };
-use imaccess_wire::frame::{GroupPush, Push};
+use imaccess_wire::frame::{Close, GroupPush, Ping, Push, Reply};
 use imaccess_wire::{Code, FrameType};
 
 const GROUP: &[u8] = b"room";
@@ -221,4 +221,75 @@ async fn drop_newest_refuses_and_says_so_in_the_receipt() {
     // Nothing of this size fits the kernel's small buffer at once, so even the first is queued in part.
     assert_eq!(seen, [Outcome::Queued as u8, Outcome::Refused as u8]);
     drop(slow);
+}
+
+#[tokio::test]
+async fn a_burst_of_large_replies_to_one_client_tears_no_frame() {
+    let gateway = TestGateway::start(|_| {}).await;
+    let mut state = gateway.state().await;
+    let (mut slow, handle) = gateway.online_narrow(&mut state, "slow").await;
+    // Far more than its queue may hold, in one batch of control frames for one connection.
+    const COUNT: u64 = 10;
+    let mut frames = Vec::new();
+    let mut lengths = Vec::new();
+    for message_id in 0..COUNT {
+        let before = frames.len();
+        let payload = vec![message_id as u8; 60_000];
+        let reply = Reply {
+            message_id,
+            payload: &payload,
+            ..Reply::default()
+        };
+        reply.encode(&mut frames);
+        lengths.push((frames.len() - before) as u32);
+    }
+    let unicast = Unicast {
+        handle: vec![handle; COUNT as usize],
+        length: lengths,
+        frames: frames.into(),
+        ..Unicast::default()
+    };
+    let batch = StateBatch {
+        unicast: Some(unicast),
+        ..StateBatch::default()
+    };
+    state.send(batch).await;
+    assert_eq!(state.closed().await, (handle, Code::SlowConsumer));
+    // Whatever still comes is whole, in order, and ends with the reason.
+    let mut next = 0;
+    loop {
+        let (kind, body) = slow.frame().await;
+        if kind == FrameType::Close {
+            let close = Close::decode(&body).unwrap();
+            assert_eq!(close.known_code(), Some(Code::SlowConsumer));
+            break;
+        }
+        let reply = Reply::decode(&body).unwrap();
+        assert_eq!(reply.message_id, next);
+        assert!(reply.payload.len() == 60_000 && reply.payload.iter().all(|byte| u64::from(*byte) == next));
+        next += 1;
+    }
+    assert!(next < COUNT);
+}
+
+#[tokio::test]
+async fn thousands_of_pings_at_once_are_answered_in_few_writes() {
+    let gateway = TestGateway::start(|_| {}).await;
+    let mut state = gateway.state().await;
+    let (mut client, _) = gateway.online(&mut state, "eager").await;
+    const PINGS: usize = 5_000;
+    let mut pings = Vec::new();
+    (0..PINGS).for_each(|_| Ping::default().encode(&mut pings));
+    client.write(&pings).await;
+    for _ in 0..PINGS {
+        assert_eq!(client.frame().await.0, FrameType::Pong);
+    }
+    gateway
+        .metric_becomes(
+            "imaccess_gateway_received_frames_total{type=\"ping\"}",
+            PINGS as f64,
+        )
+        .await;
+    let writes = gateway.metric("imaccess_gateway_writes_total").await;
+    assert!(writes < 100.0, "{writes} writes");
 }
