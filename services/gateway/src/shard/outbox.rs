@@ -2,7 +2,7 @@
 //!
 //! "Send what is ready": a turn's events are one batch; while the stream is full the batch goes on growing, up to
 //! the link queue's bound. Frames beyond it are answered `busy` by the caller. Closes and receipts are always taken:
-//! there are never more of them than connections and pushes under way.
+//! logins, which are bounded, bound the first; pushes under way the second.
 
 use bytes::Bytes;
 use imaccess_net::handle::Handle;

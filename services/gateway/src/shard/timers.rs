@@ -164,7 +164,7 @@ impl Shard {
     }
 }
 
-/// The tick of a moment on the shard's clock. Starts high enough that nothing is before the beginning of time.
+/// The tick of a moment on the shard's clock, which starts at 0.
 pub(crate) fn ticks_since_start(ms: u64) -> Tick {
     Tick::try_from(ms / TICK.as_millis() as u64).unwrap_or(Tick::MAX)
 }
