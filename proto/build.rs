@@ -1,8 +1,9 @@
 //! Compiles the .proto files in pure Rust: no protoc has to be on the machine.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    const FILES: [&str; 4] = [
+    const FILES: [&str; 5] = [
         "imaccess/v1/link.proto",
+        "imaccess/v1/custody.proto",
         "imaccess/v1/business.proto",
         "imaccess/v1/route.proto",
         "imaccess/v1/push.proto",

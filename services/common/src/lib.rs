@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod drain;
 pub mod gateway_page;
+pub mod generation;
 pub mod http;
 pub mod identity;
 pub mod metrics;

@@ -23,6 +23,9 @@ pub struct GatewayConfig {
     pub socket_dir: PathBuf,
     /// Threads, each with its own share of the connections. 0: one per core.
     pub shards: usize,
+    /// Whether the state sidecar keeps a second descriptor of every client socket and listener, so that this process can be
+    /// replaced, or killed, without closing a connection. It needs as many descriptors there as here.
+    pub custody: bool,
     /// Address of the metrics and health pages.
     pub admin_listen: SocketAddr,
     /// Outbound bandwidth of this pod in bytes per second, declared; ipconfig ranks by what is left of it.
@@ -95,6 +98,7 @@ impl Default for GatewayConfig {
             tcp: vec![SocketAddr::from(([127, 0, 0, 1], 7000))],
             socket_dir: PathBuf::from("imaccess-sockets"),
             shards: 0,
+            custody: true,
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             bandwidth: ByteSize(1_000_000_000),
             limits: GatewayLimits::default(),

@@ -155,14 +155,20 @@ fn described(outcome: Outcome) -> &'static str {
         Outcome::Offline => "offline",
         Outcome::Refused => "refused: its queue is full",
         Outcome::Retry => "retry: not known now, try again",
-        Outcome::Unspecified => "unknown",
+        Outcome::Unknown => "unknown: a part died meanwhile; pushed again it may arrive twice",
+        Outcome::Unspecified => "no answer",
     }
 }
 
 /// One that can't be reached is a failure; else one that isn't known says try again.
 fn status(outcomes: &[Outcome]) -> ExitCode {
     let has = |wanted: &[Outcome]| outcomes.iter().any(|outcome| wanted.contains(outcome));
-    if has(&[Outcome::Offline, Outcome::Refused, Outcome::Unspecified]) {
+    if has(&[
+        Outcome::Offline,
+        Outcome::Refused,
+        Outcome::Unknown,
+        Outcome::Unspecified,
+    ]) {
         FAILED.into()
     } else if has(&[Outcome::Retry]) {
         RETRY.into()

@@ -18,6 +18,16 @@ pub struct SidecarConfig {
     pub cluster: String,
     /// The directory with the gateway's sockets, `shard-<n>.sock`.
     pub socket_dir: PathBuf,
+    /// Whether this sidecar keeps a second descriptor of the gateway's sockets and listeners, so that the gateway can be
+    /// replaced, or killed, without closing a connection.
+    pub custody: bool,
+    /// Without a gateway for this long the held listeners are closed: they complete handshakes into nothing.
+    #[serde(with = "duration")]
+    pub custody_listeners: Duration,
+    /// Without a gateway for this long the held sockets are shut down: shorter than the 100 s after which routing declares
+    /// the instance dead.
+    #[serde(with = "duration")]
+    pub custody_sockets: Duration,
     /// Where routing replicas dial.
     pub route_listen: SocketAddr,
     /// Where `/metrics`, `/healthz` and `/readyz` are.
@@ -113,6 +123,9 @@ impl Default for SidecarConfig {
         Self {
             cluster: "local".to_owned(),
             socket_dir: PathBuf::from("/run/imaccess"),
+            custody: true,
+            custody_listeners: Duration::from_secs(10),
+            custody_sockets: Duration::from_secs(90),
             route_listen: SocketAddr::from(([0, 0, 0, 0], 7_300)),
             admin_listen: SocketAddr::from(([0, 0, 0, 0], 9_301)),
             routing: RoutingMode::Required,

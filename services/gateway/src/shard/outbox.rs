@@ -142,6 +142,7 @@ impl Outbox {
             uplink,
             receipts,
             closed: std::mem::take(&mut self.closed),
+            quiesce: 0,
         }
     }
 

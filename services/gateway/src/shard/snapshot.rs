@@ -109,6 +109,7 @@ impl Shard {
                 shard: self.id.into(),
                 shards: self.shards,
                 link_generation: LINK_GENERATION,
+                ..GatewayHello::default()
             }),
             ..GatewayBatch::default()
         };

@@ -167,6 +167,7 @@ impl State {
         let (outbound, queue) = mpsc::channel(16);
         let hello = StateHello {
             link_generation: LINK_GENERATION,
+            ..StateHello::default()
         };
         outbound
             .send(StateBatch {

@@ -94,6 +94,7 @@ async fn follow(
     let hello = StateBatch {
         hello: Some(StateHello {
             link_generation: LINK_GENERATION,
+            ..StateHello::default()
         }),
         ..StateBatch::default()
     };

@@ -165,6 +165,7 @@ impl Machine {
             Outcome::Offline => "offline",
             Outcome::Refused => "refused",
             Outcome::Retry => "retry",
+            Outcome::Unknown => "unknown",
         };
         self.shared.metrics.pushes.with_label_values(&[name]).inc();
         self.routes.receipts.push(PushReceipt {
