@@ -24,7 +24,8 @@ use imaccess_net::kernel_counts::{counts_can_be_trusted, kernel_counts};
 use imaccess_net::socket::ClientSocket;
 use imaccess_proto::v1::{HandedEnded, HandedOver, Held, Takeover};
 
-pub(crate) use custodian::{TakeBackError, take_back};
+pub use custodian::TakeBackError;
+pub(crate) use custodian::take_back;
 
 use crate::handover::file;
 use crate::volume::Incarnation;
@@ -212,7 +213,10 @@ fn left_cursors(directory: &Path, own: u32) -> io::Result<(LeftCursors, Option<u
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
         let mut words = name.split('.');
         if let (Some("cursors"), Some(incarnation), Some(_)) = (words.next(), words.next(), words.next())
             && let Ok(incarnation) = incarnation.parse::<u32>()

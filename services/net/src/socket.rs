@@ -97,6 +97,13 @@ impl ClientSocket {
         }
     }
 
+    /// The peer's address; `None` once the connection has failed.
+    #[must_use]
+    pub fn peer_address(&self) -> Option<std::net::IpAddr> {
+        let peer = rustix::net::getpeername(self.fd()).ok()??;
+        SocketAddr::try_from(peer).ok().map(|address| address.ip())
+    }
+
     /// Says that nothing more will be written: what is in flight still arrives, then the end of the stream.
     pub fn shutdown_write(&self) {
         // The peer may be gone already, which is what we want.

@@ -62,7 +62,10 @@ pub(crate) fn read(directory: &Path, identity: &Incarnation) -> io::Result<Optio
     let mut newest: Option<(u32, PathBuf)> = None;
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
         if let Some(number) = name.strip_prefix(PREFIX)
             && let Ok(incarnation) = number.parse::<u32>()
             && newest.as_ref().is_none_or(|(other, _)| *other < incarnation)
@@ -116,7 +119,13 @@ mod tests {
             partial: vec![1, 2, 3].into(),
             ..HandedOver::default()
         };
-        write(directory.path(), &identity(1), vec![connection.clone()], Vec::new()).unwrap();
+        write(
+            directory.path(),
+            &identity(1),
+            vec![connection.clone()],
+            Vec::new(),
+        )
+        .unwrap();
         let handed = read(directory.path(), &identity(2)).unwrap().unwrap();
         assert_eq!((handed.incarnation, handed.connections), (1, vec![connection]));
         let other = Incarnation {
@@ -126,7 +135,10 @@ mod tests {
         assert!(read(directory.path(), &other).unwrap().is_none());
         // The later one counts.
         write(directory.path(), &identity(3), Vec::new(), Vec::new()).unwrap();
-        assert_eq!(read(directory.path(), &identity(4)).unwrap().unwrap().incarnation, 3);
+        assert_eq!(
+            read(directory.path(), &identity(4)).unwrap().unwrap().incarnation,
+            3
+        );
     }
 
     #[test]

@@ -17,16 +17,12 @@ pub(crate) enum LeaseRefused {
     Off,
     #[error("state isn't linked to every shard ({links} of {shards}): try again when it is")]
     LinkDown { links: u32, shards: u32 },
-    #[error("custody isn't complete ({complete} of {shards} shards, {held} descriptors held): try again when it is")]
-    Incomplete {
-        complete: u32,
-        shards: u32,
-        held: i64,
-    },
+    #[error(
+        "custody isn't complete ({complete} of {shards} shards, {held} descriptors held): try again when it is"
+    )]
+    Incomplete { complete: u32, shards: u32, held: i64 },
     #[error("somebody else holds the lease for another {seconds} s")]
     Taken { seconds: u64 },
-    #[error("the gateway is ending already")]
-    Ending,
 }
 
 /// One per gateway, shared by its shards and its admin page.
@@ -99,10 +95,7 @@ impl Handover {
     pub(crate) fn take(&self, wished: Duration, id: String, now: Instant) -> Result<Duration, LeaseRefused> {
         self.possible()?;
         let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(other) = lease
-            .as_ref()
-            .filter(|other| other.until > now && other.id != id)
-        {
+        if let Some(other) = lease.as_ref().filter(|other| other.until > now && other.id != id) {
             let seconds = (other.until - now).as_secs() + 1;
             return Err(LeaseRefused::Taken { seconds });
         }
@@ -143,13 +136,22 @@ mod tests {
         assert_eq!(take(&Handover::new(2, false), "a", now), Err(LeaseRefused::Off));
         let handover = Handover::new(2, true);
         handover.links.store(1, Ordering::Release);
-        assert!(matches!(take(&handover, "a", now), Err(LeaseRefused::LinkDown { .. })));
+        assert!(matches!(
+            take(&handover, "a", now),
+            Err(LeaseRefused::LinkDown { .. })
+        ));
         handover.links.store(2, Ordering::Release);
-        assert!(matches!(take(&handover, "a", now), Err(LeaseRefused::Incomplete { .. })));
+        assert!(matches!(
+            take(&handover, "a", now),
+            Err(LeaseRefused::Incomplete { .. })
+        ));
         handover.complete.store(2, Ordering::Release);
         assert_eq!(take(&handover, "a", now), Ok(LONGEST));
         assert!(handover.is_leased(now) && !handover.is_leased(now + LONGEST));
-        assert!(matches!(take(&handover, "b", now + second), Err(LeaseRefused::Taken { .. })));
+        assert!(matches!(
+            take(&handover, "b", now + second),
+            Err(LeaseRefused::Taken { .. })
+        ));
         assert_eq!(take(&handover, "a", now + second), Ok(LONGEST));
         assert!(!handover.give_back("b") && handover.give_back("a"));
         assert!(!handover.is_leased(now));

@@ -113,7 +113,9 @@ async fn take(State(page): State<Arc<Page>>, body: axum::body::Bytes) -> Respons
     };
     let wished = wish.seconds.map_or(LONGEST, Duration::from_secs);
     let id = wish.lease.filter(|id| !id.is_empty()).unwrap_or_else(|| {
-        imaccess_common::identity::InstanceId::random().as_str().to_owned()
+        imaccess_common::identity::InstanceId::random()
+            .as_str()
+            .to_owned()
     });
     match page.handover.take(wished, id.clone(), Instant::now()) {
         Ok(length) => {

@@ -82,10 +82,6 @@ impl Custody {
         }
     }
 
-    pub(crate) fn is_on(&self) -> bool {
-        self.path.is_some()
-    }
-
     /// A connection was opened.
     pub(crate) fn opened(&mut self, slot: u32, generation: u32) {
         // Without a connection everything is deposited once there is one.
@@ -109,7 +105,11 @@ impl Custody {
         match &self.connection {
             Some(connection) => {
                 // An error shows when it is read.
-                let _ = connection.socket.readable().await.map(|mut guard| guard.retain_ready());
+                let _ = connection
+                    .socket
+                    .readable()
+                    .await
+                    .map(|mut guard| guard.retain_ready());
             }
             None => std::future::pending().await,
         }
@@ -241,12 +241,20 @@ impl Shard {
                 }
                 Ok(Err(error)) => return Err(error),
                 Ok(Ok(0)) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "the custodian has gone")),
-                Ok(Ok(_)) => FromCustodian::decode(&bytes[..]).map_err(io::Error::other)?.message,
+                Ok(Ok(_)) => {
+                    FromCustodian::decode(&bytes[..])
+                        .map_err(io::Error::other)?
+                        .message
+                }
             };
             self.custody.buffer = bytes;
             match message {
                 Some(from_custodian::Message::Welcome(welcome)) => {
-                    tracing::debug!(shard = self.id, generation = welcome.generation, "the custodian is there");
+                    tracing::debug!(
+                        shard = self.id,
+                        generation = welcome.generation,
+                        "the custodian is there"
+                    );
                     connection.welcome = true;
                 }
                 Some(from_custodian::Message::Ack(ack)) => {
@@ -256,7 +264,9 @@ impl Shard {
                         self.custody.held += came;
                     }
                 }
-                Some(from_custodian::Message::Refused(refused)) => return Err(io::Error::other(refused.reason)),
+                Some(from_custodian::Message::Refused(refused)) => {
+                    return Err(io::Error::other(refused.reason));
+                }
                 other => return Err(io::Error::other(format!("the custodian says {other:?}"))),
             }
         }

@@ -148,7 +148,10 @@ mod tests {
         let mut next = Ended::default();
         next.adopt(&handed[0], 2);
         let row = next.rows(6).next().unwrap();
-        assert_eq!((row.serial, row.age_ms, row.code), (3, 2_000, Code::ClientLeft as u32));
+        assert_eq!(
+            (row.serial, row.age_ms, row.code),
+            (3, 2_000, Code::ClientLeft as u32)
+        );
         next.settle(&[3]);
         assert_eq!((next.len(), next.rows(6).count()), (0, 0));
     }

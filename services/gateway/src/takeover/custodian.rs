@@ -34,11 +34,7 @@ pub enum TakeBackError {
 }
 
 /// Takes back everything that is held. `None`: nobody holds anything, for no custodian is there.
-pub(crate) fn take_back(
-    path: &Path,
-    identity: &Incarnation,
-) -> Result<Option<(TakenBack, Duration)>, TakeBackError> {
-    let started = Instant::now();
+pub(crate) fn take_back(path: &Path, identity: &Incarnation) -> Result<Option<TakenBack>, TakeBackError> {
     let socket = match DescriptorSocket::connect(path) {
         Ok(socket) => socket,
         Err(error)
@@ -89,7 +85,7 @@ pub(crate) fn take_back(
                         done.sockets, done.listeners
                     )));
                 }
-                return Ok(Some((taken, started.elapsed())));
+                return Ok(Some(taken));
             }
             from_custodian::Message::Refused(refused) => return Err(TakeBackError::Refused(refused.reason)),
             other => return Err(TakeBackError::Strange(format!("{other:?}"))),

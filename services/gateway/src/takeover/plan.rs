@@ -137,19 +137,59 @@ mod tests {
     fn only_what_the_kernel_confirms_goes_on() {
         let lost = Code::GatewayLost;
         let table = [
-            (cursor(0, 0, CONNECTING), counts(0, 0), Fate::GoesOn(As::Connecting)),
+            (
+                cursor(0, 0, CONNECTING),
+                counts(0, 0),
+                Fate::GoesOn(As::Connecting),
+            ),
             (cursor(90, 120, ONLINE), counts(90, 120), Fate::GoesOn(As::Online)),
             // It died between the answer and the note that it was given.
-            (cursor(90, 120, CONNECTING), counts(90, 120), Fate::GoesOn(As::Online)),
-            (cursor(90, 120, ONLINE), counts(91, 120), Fate::Closed(lost, Why::MidFrame)),
-            (cursor(90, 120, ONLINE), counts(89, 120), Fate::Closed(lost, Why::MidFrame)),
-            (cursor(90, 120, ONLINE), counts(90, 121), Fate::Cut(lost, Why::MidFrame)),
-            (cursor(90, 120, ONLINE), counts(91, 121), Fate::Cut(lost, Why::MidFrame)),
-            (cursor(90, 0, CONNECTING), counts(90, 0), Fate::Closed(lost, Why::LoginLost)),
-            (cursor(90, 0, ONLINE), counts(90, 0), Fate::Closed(lost, Why::LoginLost)),
+            (
+                cursor(90, 120, CONNECTING),
+                counts(90, 120),
+                Fate::GoesOn(As::Online),
+            ),
+            (
+                cursor(90, 120, ONLINE),
+                counts(91, 120),
+                Fate::Closed(lost, Why::MidFrame),
+            ),
+            (
+                cursor(90, 120, ONLINE),
+                counts(89, 120),
+                Fate::Closed(lost, Why::MidFrame),
+            ),
+            (
+                cursor(90, 120, ONLINE),
+                counts(90, 121),
+                Fate::Cut(lost, Why::MidFrame),
+            ),
+            (
+                cursor(90, 120, ONLINE),
+                counts(91, 121),
+                Fate::Cut(lost, Why::MidFrame),
+            ),
+            (
+                cursor(90, 0, CONNECTING),
+                counts(90, 0),
+                Fate::Closed(lost, Why::LoginLost),
+            ),
+            (
+                cursor(90, 0, ONLINE),
+                counts(90, 0),
+                Fate::Closed(lost, Why::LoginLost),
+            ),
             (cursor(90, 120, ONLINE), None, Fate::Cut(lost, Why::NoRecord)),
-            (cursor(90, 120, CLOSING), counts(90, 120), Fate::Cut(Code::ConnectionLost, Why::Closing)),
-            (None, counts(90, 120), Fate::Cut(Code::ConnectionLost, Why::Closing)),
+            (
+                cursor(90, 120, CLOSING),
+                counts(90, 120),
+                Fate::Cut(Code::ConnectionLost, Why::Closing),
+            ),
+            (
+                None,
+                counts(90, 120),
+                Fate::Cut(Code::ConnectionLost, Why::Closing),
+            ),
         ];
         for (cursor, counts, fate) in table {
             assert_eq!(after_crash(cursor, counts), fate, "{cursor:?} {counts:?}");
