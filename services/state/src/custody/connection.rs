@@ -26,6 +26,13 @@ const FIRST: Duration = Duration::from_secs(5);
 const FAREWELL: Duration = Duration::from_secs(5);
 /// Messages taken per turn, so that connections take turns: at most 16,000 descriptors, some 20 ms.
 const MESSAGES_PER_TURN: usize = 64;
+/// How long a shard isn't heard after descriptors couldn't be received. It will dial again and deposit all that it has, which
+/// would keep both processes busy if it could do so at once.
+const BREATH: Duration = if cfg!(test) {
+    Duration::from_millis(50)
+} else {
+    Duration::from_secs(10)
+};
 /// Messages read from a connection that is ended: more than its buffers hold. (One that lives could go on for ever.)
 const LAST_MESSAGES: usize = 4_096;
 
@@ -62,6 +69,21 @@ pub(super) enum Fault {
     Garbled(#[from] prost::DecodeError),
     #[error("it sent {0}")]
     Protocol(&'static str),
+    /// The packet is lost: what came of it is closed.
+    #[error(
+        "{0}. This process needs as many open descriptors as the gateway has connections, and a few more: raise its limit"
+    )]
+    Full(io::Error),
+}
+
+impl Fault {
+    /// Its label in metrics.
+    fn label(&self) -> &'static str {
+        match self {
+            Fault::Full(_) => "descriptors",
+            _ => "protocol",
+        }
+    }
 }
 
 /// What a turn found.
@@ -78,7 +100,11 @@ enum Turn {
 pub(super) async fn serve(custodian: &Custodian, peer: Rc<Peer>) {
     let served = speak(custodian, &peer).await;
     if let Err(fault) = served {
-        custodian.metrics.refused.with_label_values(&["protocol"]).inc();
+        custodian
+            .metrics
+            .refused
+            .with_label_values(&[fault.label()])
+            .inc();
         tracing::warn!(%fault, "a gateway's connection to the custodian was ended");
     }
     let number = peer.number.get();
@@ -212,10 +238,16 @@ async fn shard(custodian: &Custodian, peer: &Peer) -> Result<(), Fault> {
             }
             ready = peer.socket.readable() => {
                 let mut ready = ready?;
-                match take(custodian, peer, MESSAGES_PER_TURN)? {
-                    Turn::Gone => return Ok(()),
-                    Turn::Dry => ready.clear_ready(),
-                    Turn::More => tokio::task::yield_now().await,
+                match take(custodian, peer, MESSAGES_PER_TURN) {
+                    Ok(Turn::Gone) => return Ok(()),
+                    Ok(Turn::Dry) => ready.clear_ready(),
+                    Ok(Turn::More) => tokio::task::yield_now().await,
+                    Err(fault) => {
+                        if matches!(fault, Fault::Full(_)) {
+                            tokio::time::sleep(BREATH).await;
+                        }
+                        return Err(fault);
+                    }
                 }
             }
         }
@@ -241,6 +273,7 @@ fn take(custodian: &Custodian, peer: &Peer, most: usize) -> Result<Turn, Fault> 
                 turn = Turn::Dry;
                 break;
             }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(Fault::Full(error)),
             Err(error) => return Err(error.into()),
         }
         let message = ToCustodian::decode(scratch.bytes.as_slice())?.message;

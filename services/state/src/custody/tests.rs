@@ -281,7 +281,7 @@ fn a_deposit_just_before_the_end_is_not_lost() {
     let running = start(long());
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let (_clients, sockets) = connections(&listener, 1);
-    for incarnation in 1..=100 {
+    for incarnation in 1..=50 {
         let mut shard = Gateway::shard(&running, 2 * incarnation, 0, 1);
         for id in 1..=20 {
             shard.send_deposit(
@@ -338,6 +338,56 @@ fn who_breaks_the_rules_is_cut_off_alone() {
     good.deposit(&[(1, &sockets[0])]);
     good.acknowledged(1);
     assert_eq!(running.held().0, 1);
+}
+
+/// Set for the child of `what_cannot_be_received_is_said_and_the_rest_stays_held`.
+const FEW: &str = "IMACCESS_TEST_FEW_DESCRIPTORS";
+
+#[test]
+fn what_cannot_be_received_is_said_and_the_rest_stays_held() {
+    // In a process of its own: the limit is the whole process's.
+    if std::env::var_os(FEW).is_some() {
+        return with_few_descriptors();
+    }
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "custody::tests::what_cannot_be_received_is_said_and_the_rest_stays_held",
+            "--nocapture",
+        ])
+        .env(FEW, "1")
+        .output()
+        .unwrap();
+    assert!(
+        child.status.success(),
+        "{}",
+        String::from_utf8_lossy(&child.stderr)
+    );
+}
+
+fn with_few_descriptors() {
+    let running = start(long());
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let few = rustix::process::Rlimit {
+        current: Some(400),
+        ..limit
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, few).unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let (clients, sockets) = connections(&listener, 1);
+    let mut shard = Gateway::shard(&running, 1, 0, 1);
+    shard.deposit_many(253, &sockets[0]);
+    let ids: Vec<_> = (300..553).map(|id| (id, &sockets[0])).collect();
+    shard.deposit(&ids);
+    assert!(shard.is_ended());
+    assert_eq!(running.refused("descriptors"), 1);
+    assert_eq!(running.held().0, 253);
+    // It dials again, and has fewer now.
+    let mut shard = Gateway::shard(&running, 1, 0, 1);
+    shard.deposit(&ids[..9]);
+    shard.acknowledged(1);
+    assert_eq!(running.held().0, 262);
+    assert!(is_open(&clients[0]));
 }
 
 #[test]
