@@ -65,6 +65,9 @@ pub struct SidecarConfig {
     pub event_backlog: ByteSize,
 }
 
+/// After this time without a word of an instance routing takes it for dead.
+const INSTANCE_DEAD: Duration = Duration::from_secs(100);
+
 /// Whether there is a routing layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -158,6 +161,17 @@ impl SidecarConfig {
         }
         if self.ping_interval < Duration::from_secs(1) {
             return fault("ping_interval must be at least 1s");
+        }
+        if self.custody_listeners.is_zero() || self.custody_listeners >= self.custody_sockets {
+            return fault(
+                "custody_listeners must be above 0s and below custody_sockets: sockets are what a gateway that comes late \
+                 still wants",
+            );
+        }
+        if self.custody_sockets >= INSTANCE_DEAD {
+            return fault(
+                "custody_sockets must be below 100s: then routing takes the instance for dead, and its devices for offline",
+            );
         }
         if self.max_in_flight == 0 || self.login_queue == 0 || self.token_checks_per_turn == 0 {
             return fault("max_in_flight, login_queue and token_checks_per_turn must be at least 1");
@@ -264,6 +278,20 @@ mod tests {
             ..SidecarConfig::default()
         };
         assert!(bad.validate().unwrap_err().to_string().contains("cluster"));
+        let with = |listeners, sockets| SidecarConfig {
+            custody_listeners: Duration::from_secs(listeners),
+            custody_sockets: Duration::from_secs(sockets),
+            ..SidecarConfig::default()
+        };
+        for (bad, named) in [
+            (with(0, 9), "custody_listeners"),
+            (with(9, 9), "custody_listeners"),
+            (with(9, 100), "100s"),
+        ] {
+            let fault = bad.validate().unwrap_err().to_string();
+            assert!(fault.contains(named), "{fault}");
+        }
+        assert!(with(9, 10).validate().is_ok());
         let bad = TicketKeyConfig {
             id: 1,
             key: "secret".to_owned(),

@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 
 use super::feed::FromFollower;
 use super::follower::Follower;
+use super::machine::Gone;
 use super::metrics::Metrics;
 use super::out::{PushReceipt, RouteOut};
 use super::table::worker_of;
@@ -145,6 +146,13 @@ impl Hub {
         }
         for (worker, ask) in asks {
             self.tell(worker, ask).await;
+        }
+    }
+
+    /// The custodian closed connections, or found them closed, while no gateway was there.
+    pub async fn connections_gone(&mut self, gone: &Gone) {
+        for worker in 0..self.workers.len() as u8 {
+            self.tell(worker, ToWorker::ConnectionsGone(gone.clone())).await;
         }
     }
 

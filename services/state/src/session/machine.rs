@@ -36,6 +36,7 @@ use super::replies::Replies;
 use super::table::{Key, Table};
 
 use self::business::Business;
+pub use self::link::Gone;
 pub use self::route::RouteChunk;
 
 /// Sessions that may wait for routing to confirm their end, while there is none: about 200 MB per worker. The

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Now;
 use super::link::{self, LinkEvent};
-use super::machine::{Machine, RouteChunk, Settings, Shared};
+use super::machine::{Gone, Machine, RouteChunk, Settings, Shared};
 use super::mailbox::Mailbox;
 use super::metrics::Metrics;
 use super::out::RouteOut;
@@ -83,6 +83,8 @@ pub enum ToWorker {
     Groups(Arc<Vec<GroupPush>>),
     /// Sessions whose device has a higher epoch elsewhere.
     Outranked(Vec<Outranked>),
+    /// Connections ended while no gateway was there to say so.
+    ConnectionsGone(Gone),
     /// The gateway has fewer shards now: nobody will ever be connected here.
     Retired,
 }
@@ -330,6 +332,7 @@ impl Worker {
                     self.machine.outranked(outranked, now);
                 }
             }
+            ToWorker::ConnectionsGone(gone) => self.machine.connections_gone(&gone, now),
             ToWorker::Retired => self.machine.snapshot_done(now),
         }
     }

@@ -184,3 +184,39 @@ impl Machine {
         self.announce(key);
     }
 }
+
+/// Connections that ended while no gateway was there to say so.
+#[derive(Debug, Clone)]
+pub enum Gone {
+    /// All of them.
+    All,
+    /// Those with these serials.
+    Serials(std::sync::Arc<[u64]>),
+}
+
+impl Machine {
+    /// The custodian's word, which counts as long as the gateway has none: once its link is up, its snapshot says who is connected.
+    pub fn connections_gone(&mut self, which: &Gone, now: Now) {
+        if self.link_state != LinkState::Down {
+            return;
+        }
+        let serials: Option<std::collections::HashSet<u64>> = match which {
+            Gone::All => None,
+            Gone::Serials(serials) => Some(serials.iter().copied().collect()),
+        };
+        for index in 0..self.table.end() {
+            let Some(key) = self.table.key_at(index) else {
+                continue;
+            };
+            let gone = self.table.get(key).is_some_and(|record| {
+                record.phase == Phase::Online
+                    && serials
+                        .as_ref()
+                        .is_none_or(|serials| serials.contains(&record.serial))
+            });
+            if gone {
+                self.suspend(key, Code::ConnectionLost, now);
+            }
+        }
+    }
+}

@@ -72,6 +72,7 @@ impl GatewayLink for FakeGateway {
             shard: self.shard,
             shards: self.shards,
             link_generation: LINK_GENERATION,
+            ..GatewayHello::default()
         };
         let hello = GatewayBatch {
             hello: Some(hello),
@@ -124,6 +125,7 @@ impl LinkStream {
                 .into(),
             groups: Vec::new(),
             done: true,
+            ..SnapshotChunk::default()
         };
         self.send(GatewayBatch {
             snapshot: Some(chunk),
