@@ -6,7 +6,9 @@
 mod bench;
 mod call;
 mod cluster;
+mod compat;
 mod connect;
+mod control;
 mod echo;
 mod exit;
 mod part;
@@ -52,6 +54,8 @@ enum Verb {
     Ipconfig(part::PartArgs),
     /// Run the echo business: answers every request with its own payload
     Echo(echo::EchoArgs),
+    /// Print which generations of each format this binary speaks
+    Compat(compat::CompatArgs),
     /// Print the version
     Version,
 }
@@ -79,6 +83,7 @@ fn main() -> ExitCode {
         Verb::State(arguments) => state::run(&arguments),
         Verb::Ipconfig(arguments) => part::run(&arguments, part::Kind::Ipconfig),
         Verb::Echo(arguments) => echo::run(&arguments),
+        Verb::Compat(arguments) => compat::run(&arguments),
         Verb::Version => {
             terminal::line(concat!("imaccess ", env!("CARGO_PKG_VERSION")));
             Ok(ExitCode::SUCCESS)
@@ -111,6 +116,8 @@ mod tests {
             "push --group lobby --business echo --data hi",
             "state --role routing --config f --set push_listen=127.0.0.1:0 --print-config",
             "gateway --config f --exit-with-parent",
+            "compat",
+            "compat --json",
             "echo --listen 127.0.0.1:0 --record f --hang --delay 10ms",
         ] {
             let words = std::iter::once("imaccess").chain(line.split(' '));
