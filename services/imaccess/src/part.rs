@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::echo::{EchoConfig, EchoServer};
 use crate::exit::{USAGE, WithStatus};
 use crate::{run, terminal};
-pub(crate) use pid_file::PidFile;
+pub(crate) use pid_file::{PidFile, Running};
 
 /// For parts that hold no client connections: requests in flight are answered within it.
 const DRAIN: Duration = Duration::from_secs(5);

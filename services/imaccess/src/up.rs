@@ -34,6 +34,7 @@ use tokio::sync::mpsc;
 use crate::exit::{USAGE, WithStatus};
 use crate::part::Kind;
 use crate::{run, terminal};
+pub(crate) use directory::DEFAULT as DEFAULT_DIRECTORY;
 use directory::Directory;
 use plan::{Addresses, Plan, Wishes};
 use view::View;

@@ -1,8 +1,6 @@
 //! A played `up --processes` for tests: real processes, of scripts instead of parts, behind a real control socket.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -69,12 +67,14 @@ impl PlayedUp {
 /// Makes a program of a shell script's text.
 pub(crate) fn script(directory: &Path, name: &str, text: &str) -> PathBuf {
     let path = directory.join(name);
-    // Written elsewhere and moved: a process that another test forks at this moment may hold it open for writing,
-    // and such a file can't be run.
-    let fresh = directory.join(format!("{name}.new"));
-    fs::write(&fresh, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::rename(&fresh, &path).unwrap();
+    // By a process of its own: another test that forks while this one has the file open for writing would keep it
+    // from being run.
+    let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$2\" && chmod 755 \"$2\"";
+    let status = std::process::Command::new("/bin/sh")
+        .args(["-c", write, "sh", text])
+        .arg(&path)
+        .status();
+    assert!(status.unwrap().success());
     path
 }
 
