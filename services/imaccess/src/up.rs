@@ -88,6 +88,13 @@ pub(crate) struct UpArgs {
     log_json: bool,
 }
 
+impl UpArgs {
+    fn custody(&self) -> bool {
+        // One process can't outlive itself: nobody would hold anything for it.
+        self.processes && !self.no_custody
+    }
+}
+
 /// What parts tell `up`.
 #[derive(Debug)]
 enum Event {
@@ -193,8 +200,7 @@ fn prepare(
             .shards
             .map_or_else(|| (cores / usize::from(arguments.gateways)).max(1), usize::from),
         businesses,
-        // One process can't outlive itself: nobody would hold anything for it.
-        custody: arguments.processes && !arguments.no_custody,
+        custody: arguments.custody(),
         directory: directory.path().to_owned(),
         keys,
     };
@@ -266,7 +272,7 @@ fn announce(arguments: &UpArgs, view: &View, directory: &Directory) {
     if arguments.json {
         terminal::line(&view.json());
     } else {
-        let text = hints::text(view, directory.path(), &hints::program(), arguments.processes);
+        let text = hints::text(view, directory.path(), &hints::program(), arguments.custody());
         terminal::line(&text);
     }
 }

@@ -8,8 +8,9 @@ use super::view::View;
 use crate::cluster::DEFAULT_IPCONFIG;
 use crate::push::DEFAULT_PUSH;
 
-/// The whole text. `program` is how to call this program from here; `processes` whether its parts can be replaced.
-pub(super) fn text(view: &View, directory: &Path, program: &str, processes: bool) -> String {
+/// The whole text. `program` is how to call this program from here; `custody` whether gateways can be
+/// replaced while their connections stay open.
+pub(super) fn text(view: &View, directory: &Path, program: &str, custody: bool) -> String {
     let mut lines = vec![format!("{:<12} {}", "ipconfig", view.ipconfig)];
     lines.push(format!("{:<12} {}  (gRPC)", "push API", view.push_grpc));
     for gateway in &view.gateways {
@@ -31,7 +32,7 @@ pub(super) fn text(view: &View, directory: &Path, program: &str, processes: bool
             .into_iter()
             .map(|command| format!("  {command}")),
     );
-    if processes {
+    if custody {
         lines.push(format!("  {}", upgrade(directory, program)));
     }
     lines.push(String::new());

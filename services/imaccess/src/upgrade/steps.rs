@@ -220,7 +220,11 @@ impl Upgrade {
         let begun = Instant::now();
         loop {
             let why = match self.look(pid, wanted).await {
-                Verdict::Good => return Ok(()),
+                // It may have ended since it was looked at first.
+                Verdict::Good => match self.place.ended(pid).await {
+                    Ok(Some(how)) => return Err(format!("the new process ended: {how}")),
+                    _ => return Ok(()),
+                },
                 Verdict::Bad(why) => return Err(why),
                 Verdict::Wait(why) => why,
             };
@@ -238,20 +242,32 @@ impl Upgrade {
             Ok(ended) => ended,
             Err(error) => return Verdict::Wait(format!("{error:#}")),
         };
-        let mut seen = Seen {
-            ended,
-            handover: Err("its address isn't known".to_owned()),
-            ready: self.admin.ready(&self.target.admin).await,
-            left: 0,
+        // What the gateway says of its links counts once the sidecar is ready; a gateway's readiness, once it is known by
+        // its incarnation to be the new one's.
+        let gateway = self.target.kind == Kind::Gateway;
+        let early = match gateway {
+            true => None,
+            false => Some(self.admin.ready(&self.target.admin).await),
         };
+        let (mut handover, mut left) = (Err("its address isn't known".to_owned()), 0);
         if let Some(admin) = &self.target.gateway_admin {
-            seen.handover = self.admin.handover(admin).await;
-            if matches!(&seen.handover, Ok(handover) if handover.takeover.closed > 0) {
-                seen.left = self.admin.left(admin).await;
+            handover = self.admin.handover(admin).await;
+            if gateway && matches!(&handover, Ok(handover) if handover.takeover.closed > 0) {
+                left = self.admin.left(admin).await;
             }
         }
+        let ready = match early {
+            Some(ready) => ready,
+            None => self.admin.ready(&self.target.admin).await,
+        };
+        let seen = Seen {
+            ended,
+            handover,
+            ready,
+            left,
+        };
         let above = self.incarnation;
-        if self.target.kind == Kind::Gateway {
+        if gateway {
             self.note(&seen.handover, above);
             of_gateway(&seen, above, wanted)
         } else {

@@ -93,14 +93,14 @@ impl Stage {
         self.program(name, link, "")
     }
 
-    /// As [`Self::binary`], with something that it does first.
+    /// As [`Self::binary`], with something that it does first, before the pages know of it.
     pub(super) fn program(&self, name: &str, link: u32, first: &str) -> PathBuf {
         let compat = COMPAT.replace("LINK", &link.to_string());
         let directory = self.path().display();
         let text = format!(
             "test \"$1\" = compat && echo '{compat}' && exit\n\
-             echo \"$1 {name}\" >> {directory}/started\n\
              {first}\n\
+             echo \"$1 {name}\" >> {directory}/started\n\
              trap 'echo \"$1 {name}\" >> {directory}/asked-to-end; rm -f {directory}/$1.pid; exit 0' TERM\n\
              printf '%s\\n%s\\n' $$ \"$0\" > {directory}/pid.$$ && mv {directory}/pid.$$ {directory}/$1.pid\n\
              # Not for ever, should a test fail to end it.\n\

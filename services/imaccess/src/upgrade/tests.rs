@@ -17,6 +17,11 @@ fn patience(lease_ms: u64, verify_ms: u64) -> Patience {
 
 const LONG: u64 = 60_000;
 
+/// For a program that ends at once, and whose pages are never there.
+fn crash(first: &str) -> String {
+    format!("{first}; echo \"$1 crashing\" >> ${{0%/*}}/started; exit 3")
+}
+
 /// A cluster whose gateway runs from `old`, which writes down that it has started.
 async fn running(stage: &Stage, old: &Path) -> PlayedUp {
     let up = PlayedUp::start(stage.path(), old, [stage.gateway, stage.state]);
@@ -101,7 +106,7 @@ async fn nothing_is_touched_when_it_cant_go_well() {
 async fn a_binary_that_dies_makes_room_for_the_old_one() {
     let stage = Stage::new().await;
     let old = stage.binary("old", 1);
-    let new = stage.program("crashing", 1, "echo no such key >&2; exit 3");
+    let new = stage.program("crashing", 1, &crash("echo no such key >&2"));
     let up = running(&stage, &old).await;
     let outcome = upgrade(&stage, &up, Kind::Gateway, &new, patience(LONG, LONG)).await;
     let error = outcome.error.unwrap();
@@ -167,7 +172,7 @@ async fn when_the_old_one_doesnt_come_back_either_the_state_of_things_is_said() 
     // Starts only once; in the other part it has started before.
     let once = "mkdir \"$0-$1-once\" || { echo gateway crashing-old >> ${0%/*}/started; exit 4; }";
     let old = stage.program("old", 1, once);
-    let new = stage.program("crashing", 1, "exit 3");
+    let new = stage.program("crashing", 1, &crash(":"));
     let up = running(&stage, &old).await;
     let outcome = upgrade(&stage, &up, Kind::Gateway, &new, patience(LONG, LONG)).await;
     let error = outcome.error.unwrap();
