@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use imaccess_common::business::{self, BusinessConfig};
 use imaccess_common::config::{ByteSize, duration};
-use imaccess_common::ticket::TicketKeys;
+use imaccess_common::ticket::{MAX_KEY_ID, TicketKeys};
 use imaccess_common::token::{DevelopmentVerifier, PublicKey};
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +80,7 @@ pub enum RoutingMode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TicketKeyConfig {
-    /// Names it in tickets.
+    /// Names it in tickets; at most 127.
     pub id: u8,
     /// 32 bytes in hexadecimal.
     pub key: String,
@@ -182,6 +182,11 @@ impl SidecarConfig {
                 keys.push((id.parse().map_err(|_| fault())?, parse_key(key.trim())?));
             }
         }
+        if let Some((id, _)) = keys.iter().find(|(id, _)| *id > MAX_KEY_ID) {
+            return Err(SidecarConfigError::Invalid(format!(
+                "ticket key id {id}: ids are 0 to {MAX_KEY_ID}, higher numbers are generations of tickets"
+            )));
+        }
         if keys.is_empty() {
             tracing::warn!(
                 "no ticket_keys: sessions can't be resumed after a restart, nor on another gateway"
@@ -274,6 +279,16 @@ mod tests {
         };
         let fault = bad.load_ticket_keys().unwrap_err().to_string();
         assert!(fault.contains("64") && !fault.contains("secret"), "{fault}");
+        let high = TicketKeyConfig {
+            id: 128,
+            key: "ab".repeat(32),
+        };
+        let bad = SidecarConfig {
+            ticket_keys: vec![high],
+            ..SidecarConfig::default()
+        };
+        let fault = bad.load_ticket_keys().unwrap_err().to_string();
+        assert!(fault.contains("128") && fault.contains("127"), "{fault}");
     }
 
     #[test]

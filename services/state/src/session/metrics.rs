@@ -11,6 +11,8 @@ pub struct Metrics {
     pub sessions: IntGaugeVec,
     /// Logins by result: `new`, `resumed`, or the refusal's code.
     pub logins: IntCounterVec,
+    /// Tickets that couldn't be used, by reason.
+    pub tickets_refused: IntCounterVec,
     /// Logins waiting for their turn, by worker.
     pub logins_waiting: IntGaugeVec,
     /// Sessions that ended or lost their connection, by what happened and why.
@@ -63,6 +65,12 @@ impl Metrics {
         Self {
             sessions: gauge_vec(r, "imaccess_state_sessions", "Sessions.", &["worker", "phase"]),
             logins: counter_vec(r, "imaccess_state_logins_total", "Logins by result.", &["result"]),
+            tickets_refused: counter_vec(
+                r,
+                "imaccess_state_tickets_refused_total",
+                "Tickets that couldn't be used, so that the token decided.",
+                &["reason"],
+            ),
             logins_waiting: gauge_vec(r, "imaccess_state_logins_waiting", "Logins waiting.", &["worker"]),
             session_ends: counter_vec(
                 r,

@@ -1,7 +1,7 @@
 //! Logins: a ticket first, a token else; a bounded queue, and a bounded amount of signature checks per turn.
 
 use imaccess_common::identity::{Epoch, SessionId};
-use imaccess_common::ticket::Ticket;
+use imaccess_common::ticket::{Ticket, TicketError};
 use imaccess_common::token::TokenError;
 use imaccess_proto::v1::{EventKind, LoginAttempt, LoginResult};
 use imaccess_wire::Code;
@@ -62,12 +62,12 @@ impl Machine {
         if !login.ticket.is_empty() {
             let now_s = u32::try_from(now_s).unwrap_or(u32::MAX);
             // One that doesn't open, or is another device's, makes this an ordinary first login.
-            if let Ok(ticket) = self.shared.tickets.open(login.ticket, now_s)
-                && ticket.app == login.app
-                && ticket.device == login.device
-            {
-                self.accept(attempt, &login, Some(&ticket), now);
-                return 1;
+            match self.shared.tickets.open(login.ticket, now_s) {
+                Ok(ticket) if ticket.app == login.app && ticket.device == login.device => {
+                    self.accept(attempt, &login, Some(&ticket), now);
+                    return 1;
+                }
+                refused => self.count_ticket(refused.err()),
             }
         }
         match self.shared.tokens.verify(login.token, now_s) {
@@ -79,6 +79,23 @@ impl Machine {
             Err(_) => self.refuse(attempt.handle, Code::TokenInvalid),
         }
         TOKEN_COST
+    }
+
+    /// Counts a ticket that didn't open, or (`None`) is another device's.
+    fn count_ticket(&self, fault: Option<TicketError>) {
+        let reason = match fault {
+            None => "other_device",
+            Some(TicketError::UnknownKey) => "unknown_key",
+            Some(TicketError::UnknownGeneration) => "unknown_generation",
+            Some(TicketError::Malformed | TicketError::TooLong) => "malformed",
+            Some(TicketError::Forged) => "forged",
+            Some(TicketError::Expired) => "expired",
+        };
+        self.shared
+            .metrics
+            .tickets_refused
+            .with_label_values(&[reason])
+            .inc();
     }
 
     fn refuse(&mut self, handle: u64, code: Code) {
