@@ -61,6 +61,10 @@ pub struct SidecarConfig {
     pub token_checks_per_turn: usize,
     /// Replies kept for clients that repeat a request, per worker.
     pub reply_cache: ByteSize,
+    /// How long, when the sidecar is replaced, requests in flight may take before they are answered retry; and then
+    /// businesses to acknowledge events.
+    #[serde(with = "duration")]
+    pub drain_grace: Duration,
     /// Events kept for a business that is away, per worker and business.
     pub event_backlog: ByteSize,
 }
@@ -141,6 +145,7 @@ impl Default for SidecarConfig {
             login_queue: 8_192,
             token_checks_per_turn: 16,
             reply_cache: ByteSize(4 * 1024 * 1024),
+            drain_grace: Duration::from_millis(300),
             event_backlog: ByteSize(4 * 1024 * 1024),
         }
     }

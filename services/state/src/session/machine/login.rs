@@ -22,6 +22,10 @@ const RETRY_MS: std::ops::Range<u32> = 1_000..2_000;
 impl Machine {
     /// A connection wants a session. It is queued, or refused when the queue is full.
     pub fn login(&mut self, attempt: LoginAttempt) {
+        if !self.may_send() {
+            // Nobody could be answered; its frame is still in the kernel and comes again.
+            return;
+        }
         if self.logins.len() >= self.settings.login_queue {
             self.refuse(attempt.handle, Code::Overloaded);
             return;
@@ -123,6 +127,8 @@ impl Machine {
     fn accept(&mut self, attempt: &LoginAttempt, login: &Login<'_>, ticket: Option<&Ticket>, now: Now) {
         let known = ticket.and_then(|ticket| self.table.by_session(ticket.session.as_bytes()));
         let of_device = self.table.by_device(login.app, login.device);
+        // A gateway that didn't hear the answer sends the same login again.
+        let known = known.or_else(|| of_device.filter(|key| self.is_of_connection(*key, attempt.serial)));
         let latest = [known, of_device].into_iter().flatten();
         let latest = latest
             .filter_map(|key| self.table.get(key))
@@ -138,7 +144,7 @@ impl Machine {
         }
         let key = match known {
             Some(key) => {
-                self.leave_connection(key, attempt.handle);
+                self.leave_connection(key, attempt.serial);
                 key
             }
             None => {
@@ -154,6 +160,7 @@ impl Machine {
         };
         record.epoch = epoch.0;
         record.serial = attempt.serial;
+        record.forwarded = 0;
         record.seen_link = link_no;
         record.push_watermark = record.push_watermark.max(login.last_push);
         record.reason = Code::Ok as u16;
@@ -181,11 +188,20 @@ impl Machine {
     /// The session goes on over another connection; its old one, if it is still there, is told so.
     fn leave_connection(&mut self, key: Key, next: u64) {
         self.release_groups(key);
-        let old = self.table.get(key).map_or(0, |record| record.handle);
-        if old != 0 && old != next {
+        let Some(record) = self.table.get(key) else { return };
+        let (old, serial) = (record.handle, record.serial);
+        if serial != next {
             self.table.set_handle(key, 0);
-            self.link.close(old, Code::Moved);
+            // Also when it has ended: then only that is said.
+            self.close_for_good(old, serial, Code::Moved);
         }
+    }
+
+    /// Whether a session's connection, present or last, is this one.
+    fn is_of_connection(&self, key: Key, serial: u64) -> bool {
+        serial != 0
+            && self.generation >= 2
+            && self.table.get(key).is_some_and(|record| record.serial == serial)
     }
 
     fn answer(
