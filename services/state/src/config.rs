@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use imaccess_common::business::{self, BusinessConfig};
 use imaccess_common::config::{ByteSize, duration};
-use imaccess_common::ticket::TicketKeys;
+use imaccess_common::ticket::{MAX_KEY_ID, TicketKeys};
 use imaccess_common::token::{DevelopmentVerifier, PublicKey};
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +61,10 @@ pub struct SidecarConfig {
     pub token_checks_per_turn: usize,
     /// Replies kept for clients that repeat a request, per worker.
     pub reply_cache: ByteSize,
+    /// How long, when the sidecar is replaced, requests in flight may take before they are answered retry; and then
+    /// businesses to acknowledge events.
+    #[serde(with = "duration")]
+    pub drain_grace: Duration,
     /// Events kept for a business that is away, per worker and business.
     pub event_backlog: ByteSize,
 }
@@ -83,7 +87,7 @@ pub enum RoutingMode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TicketKeyConfig {
-    /// Names it in tickets.
+    /// Names it in tickets; at most 127.
     pub id: u8,
     /// 32 bytes in hexadecimal.
     pub key: String,
@@ -144,6 +148,7 @@ impl Default for SidecarConfig {
             login_queue: 8_192,
             token_checks_per_turn: 16,
             reply_cache: ByteSize(4 * 1024 * 1024),
+            drain_grace: Duration::from_millis(300),
             event_backlog: ByteSize(4 * 1024 * 1024),
         }
     }
@@ -195,6 +200,11 @@ impl SidecarConfig {
                     || SidecarConfigError::Invalid(format!("{}: a line must read: id key", path.display()));
                 keys.push((id.parse().map_err(|_| fault())?, parse_key(key.trim())?));
             }
+        }
+        if let Some((id, _)) = keys.iter().find(|(id, _)| *id > MAX_KEY_ID) {
+            return Err(SidecarConfigError::Invalid(format!(
+                "ticket key id {id}: ids are 0 to {MAX_KEY_ID}, higher numbers are generations of tickets"
+            )));
         }
         if keys.is_empty() {
             tracing::warn!(
@@ -302,6 +312,16 @@ mod tests {
         };
         let fault = bad.load_ticket_keys().unwrap_err().to_string();
         assert!(fault.contains("64") && !fault.contains("secret"), "{fault}");
+        let high = TicketKeyConfig {
+            id: 128,
+            key: "ab".repeat(32),
+        };
+        let bad = SidecarConfig {
+            ticket_keys: vec![high],
+            ..SidecarConfig::default()
+        };
+        let fault = bad.load_ticket_keys().unwrap_err().to_string();
+        assert!(fault.contains("128") && fault.contains("127"), "{fault}");
     }
 
     #[test]

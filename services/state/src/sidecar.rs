@@ -187,6 +187,7 @@ impl Sidecar {
                     socket_dir: config.socket_dir.clone(),
                     to_hub: workers_tx.clone(),
                     from_hub,
+                    drain_grace: config.drain_grace,
                     drain: drain.clone(),
                     stop: stop.clone(),
                 };

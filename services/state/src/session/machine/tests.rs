@@ -1,6 +1,8 @@
 //! A machine and everyone around it, in virtual time: random schedules of logins, losses, requests, replies, breaks
 //! and restarts, checked against what must hold whatever happens.
 
+mod schedules;
+
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
@@ -114,7 +116,7 @@ impl World {
             link_generation: 1,
             ..GatewayHello::default()
         };
-        self.machine.link_up(&hello);
+        self.machine.link_up(&hello, 1, self.now);
         let mut chunk = SnapshotChunk {
             done: true,
             ..SnapshotChunk::default()
@@ -376,7 +378,11 @@ proptest! {
 #[test]
 fn logins_beyond_the_queue_are_refused_and_a_turn_checks_few() {
     let mut machine = machine(|_| ());
-    machine.link_up(&GatewayHello::default());
+    let now = Now {
+        micros: 0,
+        unix_ms: 1,
+    };
+    machine.link_up(&GatewayHello::default(), 1, now);
     for handle in 1..=6 {
         let name = format!("device-{handle}");
         let mut frame = Vec::new();
@@ -394,10 +400,6 @@ fn logins_beyond_the_queue_are_refused_and_a_turn_checks_few() {
             ..LoginAttempt::default()
         });
     }
-    let now = Now {
-        micros: 0,
-        unix_ms: 1,
-    };
     let refused: Vec<u64> = machine
         .link
         .take()
