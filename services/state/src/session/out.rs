@@ -340,7 +340,7 @@ mod tests {
         assert_eq!(out.take().quiesce(), Quiesce::Begin);
         for handle in 1..=3 {
             out.push(handle, PushTerms::default(), |out| {
-                out.resize(out.len() + 600_000, 0)
+                out.resize(out.len() + 600_000, 0);
             });
         }
         out.quiesce(Quiesce::Done);
