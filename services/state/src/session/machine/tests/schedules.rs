@@ -120,11 +120,18 @@ impl Gate {
                 age_ms: (self.now.unix_ms - since) as u32,
             });
         }
+        if self.rng.bool() {
+            self.answer();
+        }
         let [first, mut last] = chunks;
         last.done = true;
         for (mut chunk, tickets) in [first, last].into_iter().zip(tickets) {
             chunk.tickets = tickets.into();
             self.machine.snapshot(&chunk, self.now);
+            // Also to somebody whose row is in the next one.
+            if self.rng.bool() {
+                self.answer();
+            }
         }
         // Whoever has no answer to its LOGIN is read again.
         let unanswered: Vec<(u64, Conn)> = self
