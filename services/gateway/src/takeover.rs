@@ -120,7 +120,7 @@ impl Inheritance {
             );
         }
         for (held, descriptor) in taken.sockets {
-            let known = cursors.get(&held.id).copied();
+            let mut known = cursors.get(&held.id).copied();
             let record = records.remove(&held.id);
             let fate = if planned {
                 plan::handed_over(record.as_ref(), known.map(|(_, cursor)| cursor))
@@ -129,7 +129,12 @@ impl Inheritance {
                     Some(_) if trusted => kernel_counts(&descriptor).ok().flatten(),
                     _ => None,
                 };
-                plan::after_crash(known.map(|(_, cursor)| cursor), counts)
+                let fate = plan::after_crash(known.map(|(_, cursor)| cursor), counts);
+                if let (Some((_, cursor)), Some(counts)) = (&mut known, counts) {
+                    // Where it goes on, the kernel's count is at the end of a frame.
+                    cursor.written = counts.written;
+                }
+                fate
             };
             let before = record
                 .as_ref()

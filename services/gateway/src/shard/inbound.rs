@@ -258,6 +258,7 @@ impl Shard {
         self.counts.sent_frames += sweep.frames() as u64;
         if connection.queue.is_none() {
             self.counts.writes += 1;
+            self.cursors.intend_write(slot, sweep.run.len());
             match connection.socket.write(&sweep.run) {
                 Ok(taken) => {
                     self.counts.sent_bytes += taken as u64;

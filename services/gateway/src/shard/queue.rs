@@ -241,6 +241,11 @@ impl OutQueue {
         whole
     }
 
+    /// Bytes of the front frame that are written.
+    pub(crate) fn begun(&self) -> usize {
+        self.written
+    }
+
     /// The frames, front first, and how much of the first is written: for the process that comes after.
     pub(crate) fn content(&self) -> (impl Iterator<Item = &Queued>, usize) {
         (self.frames.iter(), self.written)

@@ -54,6 +54,7 @@ impl Shard {
         let mut written = 0;
         if connection.queue.is_none() {
             self.counts.writes += 1;
+            self.cursors.intend_write(slot, bytes.len());
             match connection.socket.write(bytes) {
                 Ok(taken) => {
                     self.counts.sent_bytes += taken as u64;
@@ -138,6 +139,8 @@ impl Shard {
             let count = queue.slices(&mut slices);
             let offered: usize = slices[..count].iter().map(|slice| slice.len()).sum();
             self.counts.writes += 1;
+            // From the beginning of the frame that is begun to the end of the last one.
+            self.cursors.intend_write(slot, queue.begun() + offered);
             match connection.socket.write_vectored(&slices[..count]) {
                 Ok(taken) => {
                     self.counts.sent_bytes += taken as u64;

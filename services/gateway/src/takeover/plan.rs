@@ -71,13 +71,15 @@ pub(crate) fn after_crash(cursor: Option<Cursor>, counts: Option<KernelCounts>) 
     let Some(counts) = counts else {
         return Fate::Cut(Code::GatewayLost, Why::NoRecord);
     };
-    if counts.written != cursor.written {
+    // It may have died in the call that wrote, before it could count: then what it was about to write is whole.
+    let intended = cursor.written.wrapping_add(cursor.intended.into());
+    if counts.written != cursor.written && counts.written != intended {
         return Fate::Cut(Code::GatewayLost, Why::MidFrame);
     }
     if counts.read != cursor.read {
         return Fate::Closed(Code::GatewayLost, Why::MidFrame);
     }
-    match (cursor.read, cursor.written) {
+    match (cursor.read, counts.written) {
         (0, 0) => Fate::GoesOn(As::Connecting),
         // The login was read, which is done when its answer has come; the answer was not written.
         (_, 0) => Fate::Closed(Code::GatewayLost, Why::LoginLost),
@@ -123,6 +125,10 @@ mod tests {
             phase,
             ..Cursor::default()
         })
+    }
+
+    fn intending(cursor: Option<Cursor>, intended: u32) -> Option<Cursor> {
+        cursor.map(|cursor| Cursor { intended, ..cursor })
     }
 
     fn counts(read: u64, written: u64) -> Option<KernelCounts> {
@@ -180,6 +186,21 @@ mod tests {
                 Fate::Closed(lost, Why::LoginLost),
             ),
             (cursor(90, 120, ONLINE), None, Fate::Cut(lost, Why::NoRecord)),
+            (
+                intending(cursor(90, 120, ONLINE), 30),
+                counts(90, 150),
+                Fate::GoesOn(As::Online),
+            ),
+            (
+                intending(cursor(90, 120, ONLINE), 30),
+                counts(90, 120),
+                Fate::GoesOn(As::Online),
+            ),
+            (
+                intending(cursor(90, 120, ONLINE), 30),
+                counts(90, 149),
+                Fate::Cut(lost, Why::MidFrame),
+            ),
             (
                 cursor(90, 120, CLOSING),
                 counts(90, 120),

@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use super::{CELL, CURSORS_GENERATION, Cursor, CursorsHeader, HEADER, MOST_SLOTS, STEP};
+use super::{CELL, CURSORS_GENERATION, Cursor, CursorsHeader, HEADER, INTENT, MOST_SLOTS, STEP};
 
 /// Why a file of cursors can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,8 @@ pub fn read_cursors(path: &Path) -> Result<(CursorsHeader, Vec<(u32, Cursor)>), 
             _ => error.into(),
         });
     }
+    let mut intent = [0; 8];
+    intent.copy_from_slice(&header[INTENT..INTENT + 8]);
     let header = CursorsHeader::from_bytes(&header).ok_or(ReadCursorsError::Strange)?;
     if header.generation != CURSORS_GENERATION {
         return Err(ReadCursorsError::Generation(header.generation));
@@ -61,6 +63,8 @@ pub fn read_cursors(path: &Path) -> Result<(CursorsHeader, Vec<(u32, Cursor)>), 
     if !possible || len != HEADER as u64 + u64::from(slots) * CELL as u64 {
         return Err(ReadCursorsError::Truncated { len, slots });
     }
+    let intent = u64::from_ne_bytes(intent);
+    let (intended_slot, intended) = ((intent >> 32) as u32, intent as u32);
     let mut cells = Vec::new();
     let mut chunk = vec![0; STEP as usize];
     let mut slot = 0;
@@ -80,7 +84,10 @@ pub fn read_cursors(path: &Path) -> Result<(CursorsHeader, Vec<(u32, Cursor)>), 
         let bytes = &mut chunk[..count as usize * CELL];
         file.read_exact_at(bytes, HEADER as u64 + u64::from(slot) * CELL as u64)?;
         let read = bytes.chunks_exact(CELL).zip(slot..).filter_map(|(cell, slot)| {
-            let cursor = cursor(cell);
+            let cursor = Cursor {
+                intended: if slot == intended_slot { intended } else { 0 },
+                ..cursor(cell)
+            };
             (cursor.serial != 0).then_some((slot, cursor))
         });
         cells.extend(read);
@@ -104,5 +111,6 @@ fn cursor(cell: &[u8]) -> Cursor {
         queued: u16::from_ne_bytes([cell[28], cell[29]]),
         phase: cell[30],
         flags: cell[31],
+        intended: 0,
     }
 }

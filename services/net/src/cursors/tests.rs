@@ -20,6 +20,7 @@ fn cursor(serial: u64) -> Cursor {
         queued: 4,
         phase: 5,
         flags: 6,
+        intended: 0,
     }
 }
 
@@ -47,6 +48,7 @@ fn step() -> impl Strategy<Value = Step> {
         queued: rest.3,
         phase: rest.4,
         flags: rest.5,
+        intended: 0,
     });
     prop_oneof![
         (slot(), content).prop_map(|(slot, cursor)| Step::Open(slot, cursor)),
@@ -318,4 +320,24 @@ fn a_cursor_costs_nanoseconds() {
     measure(&mut cursors, "1,024 slots in turn");
     measure(&mut none, "without a file");
     assert_eq!(cursors.get(0).written, 20 + ROUNDS.div_ceil(1_024) * 100);
+}
+
+#[test]
+fn the_last_write_is_known_before_it_is_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("cursors");
+    let mut cursors = Cursors::create(&path, 1, 0, SLOTS).unwrap();
+    cursors.open(3, cursor(7));
+    cursors.open(5, cursor(8));
+    cursors.intend_write(3, 9);
+    cursors.intend_write(5, 40);
+    // Beyond what is reserved there is nobody to write to.
+    cursors.intend_write(SLOTS, 1);
+    let (_, cells) = read_cursors(&path).unwrap();
+    let intended: Vec<_> = cells
+        .iter()
+        .map(|(slot, cursor)| (*slot, cursor.intended))
+        .collect();
+    assert_eq!(intended, [(3, 0), (5, 40)]);
+    Cursors::none().intend_write(0, 1);
 }
