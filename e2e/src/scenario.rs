@@ -1,5 +1,7 @@
 //! The promised behaviours, one module each.
 
+mod away;
+mod bad_binary;
 mod bench_capacity;
 mod bench_cpu;
 mod bench_idle;
@@ -8,8 +10,12 @@ mod dead_parts;
 mod fuzz;
 mod hanging_business;
 mod hostile_clients;
+mod killed;
 mod metrics_pages;
+mod planned;
 mod quickstart;
+mod verdict;
+mod witness;
 
 use anyhow::{Result, bail};
 
@@ -45,6 +51,38 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "hostile-clients",
         shows: "garbage, floods and stalls get their close code and counter; a good client's p99 stays within 1.5 x",
+    },
+    Scenario {
+        name: "witness",
+        shows: "15,000 connections, 1,000 requests a second, pushes and connects: nothing is lost while nothing changes",
+    },
+    Scenario {
+        name: "upgrade-gateway-and-state",
+        shows: "ten upgrades of each under 15,000 connections: 0 closed, refused, lost or doubled; p99 of the stall in 0.2 s",
+    },
+    Scenario {
+        name: "kill-gateway-and-state",
+        shows: "kill -9 of each 20 times: at most 0.5 % closed, each with a code and resumed; nobody wrongly offline",
+    },
+    Scenario {
+        name: "state-away",
+        shows: "a minute without state: no connection closed, pings answered, every request told to be repeated",
+    },
+    Scenario {
+        name: "gateway-away",
+        shows: "without a gateway, listeners are closed after 10 s and sockets after 90 s, and nothing is left",
+    },
+    Scenario {
+        name: "hundred-upgrades",
+        shows: "memory, descriptors and what is held stay the same over a hundred upgrades",
+    },
+    Scenario {
+        name: "bad-binary",
+        shows: "an upgrade to a binary that can't do says why, and the old one is back with all connections",
+    },
+    Scenario {
+        name: "shards-change",
+        shows: "from 2 to 1 to 3 shards under load: nothing closed, reset, lost or doubled",
     },
     Scenario {
         name: "ipconfig",
@@ -92,6 +130,14 @@ pub async fn run(name: &str, size: Size, seed: u64) -> Result<Report> {
         "hanging-business" => hanging_business::run(size, seed).await,
         "dead-routing-and-state" => dead_parts::run(size, seed).await,
         "hostile-clients" => hostile_clients::run(size, seed).await,
+        "witness" => witness::run(size, seed).await,
+        "upgrade-gateway-and-state" => planned::upgrade_gateway_and_state(size, seed).await,
+        "kill-gateway-and-state" => killed::run(size, seed).await,
+        "state-away" => away::state(size, seed).await,
+        "gateway-away" => away::gateway(size, seed).await,
+        "hundred-upgrades" => planned::hundred_upgrades(size, seed).await,
+        "bad-binary" => bad_binary::run(size, seed).await,
+        "shards-change" => planned::shards_change(size, seed).await,
         "ipconfig" => bench_cpu::ipconfig(size, seed).await,
         "login" => bench_cpu::login(size, seed).await,
         "echo" => bench_cpu::echo(size, seed).await,
