@@ -118,18 +118,31 @@ pub const ALL: &[Scenario] = &[
     },
 ];
 
+/// Whether state holds the clients' sockets beside the gateway. What has to do with connections holds either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Custody {
+    /// As `up --processes` starts it.
+    On,
+    /// With `--no-custody`, in the scenarios that run both ways; the others are as they are.
+    Off,
+}
+
 /// Runs one scenario.
 ///
 /// # Errors
 /// When it can't be run to its end, or something that must hold at every size didn't. A limit that wasn't held
 /// is in the report.
 pub async fn run(name: &str, size: Size, seed: u64) -> Result<Report> {
+    run_with(name, size, seed, Custody::On).await
+}
+
+async fn run_with(name: &str, size: Size, seed: u64, custody: Custody) -> Result<Report> {
     match name {
         "quickstart" => quickstart::run(size, seed).await,
         "metrics-pages" => metrics_pages::run(size, seed).await,
-        "hanging-business" => hanging_business::run(size, seed).await,
-        "dead-routing-and-state" => dead_parts::run(size, seed).await,
-        "hostile-clients" => hostile_clients::run(size, seed).await,
+        "hanging-business" => hanging_business::run(size, seed, custody).await,
+        "dead-routing-and-state" => dead_parts::run(size, seed, custody).await,
+        "hostile-clients" => hostile_clients::run(size, seed, custody).await,
         "witness" => witness::run(size, seed).await,
         "upgrade-gateway-and-state" => planned::upgrade_gateway_and_state(size, seed).await,
         "kill-gateway-and-state" => killed::run(size, seed).await,
@@ -155,15 +168,26 @@ pub async fn run(name: &str, size: Size, seed: u64) -> Result<Report> {
 /// # Panics
 /// When the scenario fails: this is a test's body.
 pub fn run_as_test(name: &str) {
+    run_as_test_with(name, Custody::On);
+}
+
+/// As [`run_as_test`], for a scenario that runs both ways.
+///
+/// # Panics
+/// When the scenario fails: this is a test's body.
+pub fn run_as_test_with(name: &str, custody: Custody) {
     let seed = fastrand::u64(..);
-    println!("seed {seed}: `cargo xtask accept {name} --small --seed {seed}` repeats it");
+    println!(
+        "seed {seed}, custody {custody:?}: `cargo xtask accept {name} --small --seed {seed}` repeats it"
+    );
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build();
-    let report = runtime
-        .expect("a runtime for the test")
-        .block_on(run(name, Size::Small, seed));
+    let report =
+        runtime
+            .expect("a runtime for the test")
+            .block_on(run_with(name, Size::Small, seed, custody));
     match report {
         Ok(report) => {
             println!("{}", report.table());
