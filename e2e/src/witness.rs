@@ -60,6 +60,8 @@ mod parking {
     }
 }
 
+/// What `up` calls every cluster.
+const CLUSTER: &str = "local";
 /// The group that all clients are in.
 const GROUP: &[u8] = b"witnesses";
 /// Longer than any run; a token is checked at logins only.
@@ -115,16 +117,37 @@ impl Load {
     }
 }
 
-/// What everything of a load shares.
-struct Ground {
-    load: Load,
-    begin: Instant,
+/// Where the load goes.
+struct Place {
     business: u32,
     gateway: SocketAddr,
     push_grpc: String,
     ipconfig: String,
     issuer: DevelopmentIssuer,
-    cluster: String,
+}
+
+impl Place {
+    fn of(cluster: &Cluster) -> Result<Self> {
+        let pem = cluster.view.directory.join("token-signing-key.pem");
+        let pem = std::fs::read_to_string(&pem).with_context(|| format!("cannot read {}", pem.display()))?;
+        let gateway = cluster.gateway();
+        Ok(Self {
+            business: cluster.business("echo")?,
+            gateway: gateway
+                .parse()
+                .with_context(|| format!("{gateway} is no address"))?,
+            push_grpc: cluster.view.push_grpc.clone(),
+            ipconfig: cluster.view.ipconfig.clone(),
+            issuer: DevelopmentIssuer::from_pem_by_thumbprint(&pem)?,
+        })
+    }
+}
+
+/// What everything of a load shares.
+struct Ground {
+    load: Load,
+    begin: Instant,
+    place: Place,
     agenda: Agenda,
     plain: Vec<Client>,
     sdk: Held<Vec<sdk::Client>>,
@@ -144,7 +167,7 @@ impl Ground {
     }
 
     fn token(&self, device: &str) -> String {
-        self.issuer.issue(&self.cluster, APP, device, TOKEN_TTL)
+        self.place.issuer.issue(CLUSTER, APP, device, TOKEN_TTL)
     }
 }
 
@@ -174,20 +197,14 @@ impl Witness {
     /// # Errors
     /// When they aren't all online in time.
     pub async fn start(cluster: &Cluster, load: Load) -> Result<Self> {
-        let pem = cluster.view.directory.join("token-signing-key.pem");
-        let pem = std::fs::read_to_string(&pem).with_context(|| format!("cannot read {}", pem.display()))?;
-        let gateway = cluster.gateway();
+        Self::begin(Place::of(cluster)?, load).await
+    }
+
+    async fn begin(place: Place, load: Load) -> Result<Self> {
         let ground = Arc::new(Ground {
             load,
             begin: Instant::now(),
-            business: cluster.business("echo")?,
-            gateway: gateway
-                .parse()
-                .with_context(|| format!("{gateway} is no address"))?,
-            push_grpc: cluster.view.push_grpc.clone(),
-            ipconfig: cluster.view.ipconfig.clone(),
-            issuer: DevelopmentIssuer::from_pem_by_thumbprint(&pem)?,
-            cluster: "local".to_owned(),
+            place,
             agenda: Agenda::default(),
             plain: (0..load.plain)
                 .map(|number| Client::new(load.seed, number))
@@ -369,3 +386,6 @@ impl Drop for Witness {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -160,7 +160,7 @@ impl Client {
     /// Opens a connection and logs in; else what happened, and how long to wait at least.
     async fn open(&self, ground: &Ground, again: bool) -> Result<OwnedReadHalf, (String, Duration)> {
         let failed = |what: &str| (what.to_owned(), Duration::ZERO);
-        let stream = timeout(LOGIN, TcpStream::connect(ground.gateway)).await;
+        let stream = timeout(LOGIN, TcpStream::connect(ground.place.gateway)).await;
         let stream = stream
             .map_err(|_| failed("connect timed out"))?
             .map_err(|error| failed(&format!("connect: {:?}", error.kind())))?;
@@ -176,7 +176,7 @@ impl Client {
             state.out.clear();
             let (group_epoch, sequence) = state.book.positions.group;
             let groups = [GroupPosition {
-                business: ground.business,
+                business: ground.place.business,
                 group: GROUP,
                 group_epoch,
                 sequence,
@@ -211,7 +211,7 @@ impl Client {
         if again {
             let ids = state.book.repeat_all(now);
             for id in &ids {
-                state.append_request(ground.business, *id);
+                state.append_request(ground.place.business, *id);
             }
             let mut tally = ground.plain_tally.lock();
             tally.retries += ids.len() as u64;

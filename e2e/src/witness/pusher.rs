@@ -36,7 +36,7 @@ pub struct Pushed {
 /// Starts both pushers, as far as the load wants them.
 pub(super) fn start(ground: &Arc<Ground>) -> Vec<JoinHandle<()>> {
     let mut tasks = Vec::new();
-    let Ok(endpoint) = Endpoint::from_shared(ground.push_grpc.clone()) else {
+    let Ok(endpoint) = Endpoint::from_shared(ground.place.push_grpc.clone()) else {
         return tasks;
     };
     let client = PushClient::new(endpoint.connect_lazy());
@@ -58,7 +58,7 @@ async fn to_group(ground: Arc<Ground>, mut client: PushClient<Channel>, every: D
             continue;
         }
         let request = PushGroupRequest {
-            business: ground.business,
+            business: ground.place.business,
             group: GROUP.to_vec().into(),
             payload: content(&ground, GROUP_PUSHER, number).into(),
             ..PushGroupRequest::default()
@@ -103,7 +103,7 @@ async fn to_devices(ground: Arc<Ground>, mut client: PushClient<Channel>, every:
                 .map_or_else(|| plain::device(number), sdk::device)
         });
         let request = PushDevicesRequest {
-            business: ground.business,
+            business: ground.place.business,
             app: APP.to_owned(),
             devices: names.collect(),
             payload: content(&ground, DEVICE_PUSHER, number).into(),

@@ -35,9 +35,9 @@ pub(super) fn device(number: u32) -> String {
 pub(super) async fn start(ground: &Arc<Ground>, tasks: &mut JoinSet<()>) -> Result<()> {
     for number in 0..ground.load.sdk {
         let device = device(number);
-        let client = imaccess_sdk::Client::builder(&ground.ipconfig, APP, &device)
+        let client = imaccess_sdk::Client::builder(&ground.place.ipconfig, APP, &device)
             .token(ground.token(&device))
-            .group(ground.business, GROUP)
+            .group(ground.place.business, GROUP)
             .connect()
             .await
             .with_context(|| device.clone())?;
@@ -101,7 +101,7 @@ async fn request(ground: &Ground, client: &imaccess_sdk::Client, due: Duration, 
     let mut content = Vec::new();
     payload::fill(origin, REQUEST, &mut content);
     let options = RequestOptions::within(LOST);
-    let answer = client.request_with(ground.business, content, options).await;
+    let answer = client.request_with(ground.place.business, content, options).await;
     let took = ground.now().saturating_sub(due);
     let mut tally = ground.sdk_tally.lock();
     match answer {

@@ -96,7 +96,7 @@ async fn one(ground: Arc<Ground>, number: u32) {
 async fn visit(ground: &Ground, number: u32) -> Result<(), String> {
     let begun = ground.now();
     let deadline = Instant::now() + LOGIN;
-    let stream = timeout_at(deadline, TcpStream::connect(ground.gateway)).await;
+    let stream = timeout_at(deadline, TcpStream::connect(ground.place.gateway)).await;
     let stream = stream.map_err(|_| "connect timed out")?;
     let mut stream = stream.map_err(|error| format!("connect {:?}", error.kind()))?;
     let _ = stream.set_nodelay(true);
@@ -163,7 +163,7 @@ async fn ask(ground: &Ground, stream: &mut TcpStream, book: &Book, id: u64) -> R
     let (mut content, mut bytes) = (Vec::with_capacity(REQUEST.most + payload::TAG), Vec::new());
     book.payload(id, &mut content);
     let request = Frame::Request(Request {
-        business: ground.business,
+        business: ground.place.business,
         message_id: id,
         payload: &content,
         ..Request::default()

@@ -39,7 +39,7 @@ impl Client {
         } else {
             let id = state.book.ask(due);
             ground.agenda.add(due + LOST, Task::Expire { client, id });
-            state.append_request(ground.business, id);
+            state.append_request(ground.place.business, id);
         }
         drop(state);
         self.flush(ground);
@@ -56,7 +56,7 @@ impl Client {
         let id = state.book.ask(due + last);
         ground.agenda.add(due + last + LOST, Task::Expire { client, id });
         FRAMES.with_borrow_mut(|(frame, payload)| {
-            encode_request(&state.book, ground.business, id, frame, payload);
+            encode_request(&state.book, ground.place.business, id, frame, payload);
             let mut cuts = [0, 0].map(|_| random.usize(1..frame.len()));
             cuts.sort_unstable();
             state.out.append_cut(frame, cuts[0]);
@@ -98,7 +98,7 @@ impl Client {
             if state.writer.is_none() || !self.is_online() || !state.book.repeat(id, now) {
                 return;
             }
-            state.append_request(ground.business, id);
+            state.append_request(ground.place.business, id);
         }
         ground.plain_tally.lock().retries += 1;
         self.flush(ground);
