@@ -1,6 +1,7 @@
 //! kill -9 of the gateway and of state under load, at random moments.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -52,6 +53,8 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
     let mut kills = Kills {
         random: Rng::with_seed(seed),
         leavers: (0..LEAVERS).collect(),
+        // A part that lived 10 s is restarted at once, one that didn't after a while that grows.
+        pause_ms: size.pick(0..1_000, 5_000..7_000),
         windows: Vec::new(),
         longest_back: Duration::ZERO,
     };
@@ -130,6 +133,8 @@ struct Kills {
     random: Rng,
     /// Who has not left yet.
     leavers: Vec<u32>,
+    /// Before a kill.
+    pause_ms: Range<u64>,
     windows: Vec<(&'static str, (Duration, Duration))>,
     longest_back: Duration,
 }
@@ -155,7 +160,7 @@ impl Kills {
                 shortly.push(leaver);
             }
         }
-        sleep(Duration::from_millis(self.random.u64(..1_000))).await;
+        sleep(Duration::from_millis(self.random.u64(self.pause_ms.clone()))).await;
         for leaver in shortly {
             witness.leave(leaver);
             sleep(Duration::from_millis(self.random.u64(..SHORTLY_MS))).await;
