@@ -1,9 +1,10 @@
 //! Compiles the .proto files in pure Rust: no protoc has to be on the machine.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    const FILES: [&str; 5] = [
+    const FILES: [&str; 6] = [
         "imaccess/v1/link.proto",
         "imaccess/v1/custody.proto",
+        "imaccess/v1/volume.proto",
         "imaccess/v1/business.proto",
         "imaccess/v1/route.proto",
         "imaccess/v1/push.proto",

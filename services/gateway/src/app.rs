@@ -2,27 +2,43 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use imaccess_common::admin::{AdminServer, Readiness};
 use imaccess_common::drain::Drain;
 use imaccess_common::metrics::ProcessMetrics;
 use imaccess_common::process::ProcessSample;
+use imaccess_net::cursors::{Cursors, MOST_SLOTS};
 use imaccess_net::socket::{Listener, StreamOptions};
+use imaccess_proto::v1::Held;
 use prometheus::Registry;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::GatewayConfig;
+use crate::handover::file;
+use crate::handover::lease::Handover;
+use crate::handover::page::{self, Page, TakeoverView};
 use crate::limits::Admission;
 use crate::link;
 use crate::metrics::Metrics;
-use crate::shard::{Shard, ShardParts};
-use crate::volume::{self, Incarnation};
+use crate::shard::handover::Left;
+use crate::shard::{CUSTODY_SOCKET, Ending, OwnListener, Shard, ShardParts};
+use crate::takeover::plan::{self, Fate, Why};
+use crate::takeover::{self, Inheritance, TakeBackError};
+use crate::volume::{self, Incarnation, Lock};
 
 /// Connections that may wait in the kernel until they are accepted; `net.core.somaxconn` caps it.
 const BACKLOG: i32 = 4_096;
+/// How long a former gateway may take to end: its drain is over by then, or it hangs.
+const PREDECESSOR: Duration = Duration::from_secs(15);
+/// How often what the custodian holds is brought to the metrics.
+const CUSTODY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often user memory per connection is measured: reading the process's page sums costs milliseconds.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -50,6 +66,9 @@ pub enum BindError {
         #[source]
         source: io::Error,
     },
+    /// What a former gateway left can't be taken back. It is still held: the former version can take it.
+    #[error("what the gateway before left can't be taken back")]
+    TakeBack(#[source] TakeBackError),
     /// A thread can't be started.
     #[error("a shard's thread can't be started")]
     Thread(#[source] io::Error),
@@ -60,14 +79,22 @@ pub enum BindError {
 pub struct Gateway {
     config: Arc<GatewayConfig>,
     incarnation: Incarnation,
-    listeners: Vec<Vec<Listener>>,
+    listeners: Vec<Vec<OwnListener>>,
     links: Vec<std::os::unix::net::UnixListener>,
+    cursors: Vec<Cursors>,
+    inheritance: Inheritance,
+    took: Duration,
     admin: AdminServer,
+    /// Held for as long as the process has anything of the volume's.
+    _lock: Lock,
 }
 
 impl Gateway {
-    /// Binds the client addresses, the link's sockets and the admin page. Must be called in a tokio runtime, which
-    /// then serves the admin page; shards have threads and runtimes of their own.
+    /// Waits for a former gateway's end, takes over what it left, binds what is missing of the client addresses, the link's
+    /// sockets and the admin page. Must be called in a tokio runtime, which then serves the admin page; shards have threads
+    /// and runtimes of their own.
+    ///
+    /// Until [`Self::run`] no client socket is touched: a gateway that fails here, or is dropped, leaves everything to the next.
     ///
     /// # Errors
     /// [`BindError`], naming what couldn't be bound.
@@ -77,54 +104,61 @@ impl Gateway {
             path: config.socket_dir.display().to_string(),
             source,
         };
-        let incarnation = volume::next_incarnation(&config.socket_dir, &config.instance).map_err(volume)?;
-        let options = StreamOptions {
-            send_buffer: usize::try_from(config.limits.send_buffer.0).unwrap_or(16 << 10),
-            receive_buffer: None,
-            user_timeout: config.deadlines.user_timeout,
-        };
-        let shards = config.shard_count();
-        let mut listeners = Vec::with_capacity(shards);
-        let mut addresses = config.tcp.clone();
-        for _ in 0..shards {
-            let mut of_shard = Vec::with_capacity(addresses.len());
-            for address in &mut addresses {
-                let listener =
-                    Listener::bind(*address, BACKLOG, options).map_err(|source| BindError::Listen {
-                        address: *address,
-                        source,
-                    })?;
-                // The other shards share the port that the first one was given.
-                *address = listener.address();
-                of_shard.push(listener);
-            }
-            listeners.push(of_shard);
-        }
-        let mut links = Vec::with_capacity(shards);
-        for shard in 0..shards {
-            links.push(link::bind(&link::socket_path(&config.socket_dir, shard)).map_err(volume)?);
-        }
+        let lock = volume::lock(&config.socket_dir, PREDECESSOR)
+            .await
+            .map_err(volume)?;
+        let started = Instant::now();
         let admin = AdminServer::bind(config.admin_listen)
             .await
             .map_err(|source| BindError::Listen {
                 address: config.admin_listen,
                 source,
             })?;
+        let incarnation = volume::next_incarnation(&config.socket_dir, &config.instance).map_err(volume)?;
+        let shards = config.shard_count();
+        let mut inheritance = Inheritance::none(shards);
+        let mut cursors: Vec<Cursors> = (0..shards).map(|_| Cursors::none()).collect();
+        if config.custody {
+            let custodian = config.socket_dir.join(CUSTODY_SOCKET);
+            let taken = takeover::take_back(&custodian, &incarnation).map_err(BindError::TakeBack)?;
+            let taken = taken.unwrap_or_default();
+            inheritance =
+                Inheritance::gather(&config.socket_dir, &incarnation, taken, shards).map_err(volume)?;
+            for (shard, cursors) in cursors.iter_mut().enumerate() {
+                let path = takeover::cursors_path(&config.socket_dir, incarnation.number, shard);
+                *cursors = Cursors::create(&path, incarnation.number, shard as u32, slots(&config))
+                    .map_err(volume)?;
+            }
+        }
+        let held = std::mem::take(&mut inheritance.listeners);
+        let listeners = listen(&config, held, &incarnation, shards)?;
+        let mut links = Vec::with_capacity(shards);
+        for shard in 0..shards {
+            links.push(link::bind(&link::socket_path(&config.socket_dir, shard)).map_err(volume)?);
+        }
         Ok(Self {
             config: Arc::new(config),
             incarnation,
             listeners,
             links,
+            cursors,
+            inheritance,
+            took: started.elapsed(),
             admin,
+            _lock: lock,
         })
     }
 
     /// Where TCP clients connect.
     #[must_use]
     pub fn tcp_addrs(&self) -> Vec<SocketAddr> {
-        self.listeners
-            .first()
-            .map_or_else(Vec::new, |listeners| Shard::addresses(listeners))
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        for listener in self.listeners.iter().flatten() {
+            if !addresses.contains(&listener.socket.address()) {
+                addresses.push(listener.socket.address());
+            }
+        }
+        addresses
     }
 
     /// Where the metrics and health pages are.
@@ -139,11 +173,12 @@ impl Gateway {
         self.incarnation.instance.as_str()
     }
 
-    /// Serves until the drain is over: clients are told, flushed and closed within its time.
+    /// Serves until the drain is over: clients are told, flushed and closed within its time. But if somebody holds the handover
+    /// lease when the drain begins, nobody is told anything: what there is is left to the next process, within 200 ms.
     ///
     /// # Errors
-    /// When a shard's thread can't be started.
-    pub async fn run(self, drain: Drain) -> Result<(), BindError> {
+    /// When a shard's thread can't be started, or the handover file can't be written.
+    pub async fn run(mut self, drain: Drain) -> Result<(), BindError> {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry);
         ProcessMetrics::register(&registry, "gateway", env!("CARGO_PKG_VERSION"));
@@ -153,37 +188,69 @@ impl Gateway {
         metrics
             .bandwidth
             .set(i64::try_from(self.config.bandwidth.0).unwrap_or(i64::MAX));
+        metrics.takeover(self.inheritance.kind());
         let admission = Arc::new(Admission::new(
             self.config.limits.connections,
             self.config.limits.connections_per_address,
         ));
         let readiness = Readiness::new();
-        let shards = self.listeners.len() as u32;
-        let mut threads = Vec::with_capacity(self.listeners.len());
-        for (id, (listeners, link)) in self.listeners.into_iter().zip(self.links).enumerate() {
+        let shards = self.listeners.len();
+        let handover = Arc::new(Handover::new(shards as u32, self.config.custody));
+        let page = Page {
+            handover: Arc::clone(&handover),
+            admission: Arc::clone(&admission),
+            incarnation: self.incarnation.number,
+            takeover: self.view(),
+        };
+        let directory = self.config.socket_dir.clone();
+        let volume = |source| BindError::Volume {
+            path: directory.display().to_string(),
+            source,
+        };
+        let outdated = self.inheritance.begin().map_err(volume)?;
+        let ending = Ending {
+            drain: Drain::new(drain.remaining()),
+            handover: CancellationToken::new(),
+        };
+        let (begun, mut adopted) = mpsc::channel(shards);
+        let mut threads = Vec::with_capacity(shards);
+        let parts = self.listeners.into_iter().zip(self.links).zip(self.cursors).zip(
+            self.inheritance
+                .connections
+                .into_iter()
+                .zip(self.inheritance.ended),
+        );
+        for (id, (((listeners, link), cursors), (connections, ended))) in parts.enumerate() {
             // One waits for the shard's turn, one is being looked at: a sidecar dials once.
             let (attaches, attached) = mpsc::channel(2);
             // Conditions have static names; one per shard and process is leaked.
             let condition: &'static str = Box::leak(format!("link to state, shard {id}").into_boxed_str());
             let parts = ShardParts {
                 id: id as u8,
-                shards,
+                shards: shards as u32,
                 config: Arc::clone(&self.config),
                 instance: self.incarnation.instance.as_str().to_owned(),
                 incarnation: self.incarnation.number,
                 listeners,
+                cursors,
+                takeover: self.inheritance.takeover,
+                adopted: connections,
+                ended,
+                handover: Arc::clone(&handover),
+                begun: begun.clone(),
                 admission: Arc::clone(&admission),
                 metrics: metrics.clone(),
                 attaches: attached,
                 link_up: readiness.condition(condition),
             };
-            let drain = drain.clone();
+            let ending = ending.clone();
             let thread = thread::Builder::new()
                 .name(format!("shard-{id}"))
-                .spawn(move || shard_thread(parts, link, attaches, drain))
+                .spawn(move || shard_thread(parts, link, attaches, ending))
                 .map_err(BindError::Thread)?;
             threads.push(thread);
         }
+        drop(begun);
         tracing::info!(
             gateway = %self.config.name,
             instance = self.incarnation.instance.as_str(),
@@ -191,19 +258,24 @@ impl Gateway {
             shards,
             "serving"
         );
-        let stop_admin = tokio_util::sync::CancellationToken::new();
-        let page = self
-            .admin
-            .serve(registry, readiness.clone(), axum_router(), stop_admin.clone());
+        let stop_admin = CancellationToken::new();
+        let page = self.admin.serve(
+            registry,
+            readiness.clone(),
+            page::router(page),
+            stop_admin.clone(),
+        );
         let (ended, shards_end) = tokio::sync::oneshot::channel();
         let joiner = move || {
+            let mut left = Vec::new();
             for thread in threads {
-                if thread.join().is_err() {
-                    tracing::error!("a shard's thread panicked; its connections are gone");
+                match thread.join() {
+                    Ok(of_shard) => left.extend(of_shard),
+                    Err(_) => tracing::error!("a shard's thread panicked; its connections are gone"),
                 }
             }
             // Nobody waits any more if the gateway was dropped.
-            let _ = ended.send(());
+            let _ = ended.send(left);
         };
         thread::Builder::new()
             .name("shards-end".to_owned())
@@ -211,22 +283,173 @@ impl Gateway {
             .map_err(BindError::Thread)?;
         tokio::pin!(page, shards_end);
         let mut measured = tokio::time::interval(MEMORY_INTERVAL);
+        let mut reported = tokio::time::interval(CUSTODY_INTERVAL);
         let at_start = ProcessSample::of(std::process::id()).map_or(0, |sample| sample.pss_bytes);
-        let begun = drain.token();
-        loop {
+        let mut outdated = Some(outdated);
+        let mut began = None;
+        let left = loop {
             tokio::select! {
                 _ = &mut page => {}
-                _ = &mut shards_end => break,
-                () = begun.cancelled(), if metrics.draining.get() == 0 => {
-                    metrics.draining.set(1);
+                left = &mut shards_end => break left.unwrap_or_default(),
+                () = drain.begun(), if began.is_none() => {
+                    began = Some(Instant::now());
                     readiness.drain();
+                    if handover.is_leased(Instant::now()) && handover.possible().is_ok() {
+                        ending.handover.cancel();
+                    } else {
+                        metrics.draining.set(1);
+                        ending.drain.begin();
+                    }
+                }
+                // The last sender is gone: every shard has its own cursors, or has died.
+                None = adopted.recv(), if outdated.is_some() => {
+                    if let Some(outdated) = outdated.take() {
+                        outdated.remove();
+                    }
                 }
                 _ = measured.tick() => measure(&metrics, &admission, at_start),
+                _ = reported.tick() => {
+                    metrics.custody_held.set(handover.held.load(Ordering::Relaxed));
+                    metrics.custody_complete.set(handover.is_complete().into());
+                }
             }
-        }
+        };
         stop_admin.cancel();
+        if ending.handover.is_cancelled() {
+            leave(
+                &directory,
+                &self.incarnation,
+                left,
+                began.unwrap_or_else(Instant::now),
+            )
+            .map_err(volume)?;
+        }
         Ok(())
     }
+
+    fn view(&self) -> TakeoverView {
+        let goes_on = |fate| matches!(fate, Fate::GoesOn(_));
+        // One that was ending anyway isn't closed by the takeover.
+        let closed = |fate| {
+            matches!(
+                fate,
+                Fate::Closed(..) | Fate::Cut(_, Why::MidFrame | Why::NoRecord)
+            )
+        };
+        TakeoverView {
+            kind: self.inheritance.kind(),
+            adopted: self.inheritance.count(goes_on),
+            closed: self.inheritance.count(closed),
+            listeners: self.listeners.iter().map(Vec::len).sum(),
+            milliseconds: self.took.as_millis() as u64,
+        }
+    }
+}
+
+/// Cells per shard's cursor file: any shard may have all connections, and as many again may be lingering.
+fn slots(config: &GatewayConfig) -> u32 {
+    let most = config.limits.connections.saturating_mul(2).saturating_add(8_192);
+    u32::try_from(most).unwrap_or(MOST_SLOTS).min(MOST_SLOTS)
+}
+
+/// Every held listener first, for connections hash to all of them; then those that shards lack.
+fn listen(
+    config: &GatewayConfig,
+    held: Vec<(Held, OwnedFd)>,
+    incarnation: &Incarnation,
+    shards: usize,
+) -> Result<Vec<Vec<OwnListener>>, BindError> {
+    let options = StreamOptions {
+        send_buffer: usize::try_from(config.limits.send_buffer.0).unwrap_or(16 << 10),
+        receive_buffer: None,
+        user_timeout: config.deadlines.user_timeout,
+    };
+    let mut by_address: Vec<(SocketAddr, Vec<OwnListener>)> =
+        config.tcp.iter().map(|address| (*address, Vec::new())).collect();
+    for (held, descriptor) in held {
+        let Ok(address) = held.address.parse::<SocketAddr>() else {
+            tracing::warn!(
+                address = held.address,
+                "a held listener has no address and is left alone"
+            );
+            continue;
+        };
+        let listener = Listener::adopt(descriptor, address, options)
+            .map_err(|source| BindError::Listen { address, source })?;
+        let own = OwnListener {
+            socket: listener,
+            id: held.id,
+        };
+        let wanted = by_address.iter_mut().find(|(wanted, listeners)| {
+            // Port 0 in the configuration: whichever the kernel gave then.
+            *wanted == address
+                || wanted.port() == 0
+                    && wanted.ip() == address.ip()
+                    && listeners
+                        .first()
+                        .is_none_or(|first| first.socket.address() == address)
+        });
+        match wanted {
+            Some((_, listeners)) => listeners.push(own),
+            None => {
+                tracing::info!(%address, "a listener is closed: its address isn't configured any more");
+                own.socket.close();
+            }
+        }
+    }
+    let mut of_shards: Vec<Vec<OwnListener>> = (0..shards).map(|_| Vec::new()).collect();
+    let mut added = 0;
+    for (mut address, listeners) in by_address {
+        if let Some(first) = listeners.first() {
+            address = first.socket.address();
+        }
+        for (shard, mine) in plan::share_out(listeners, shards).into_iter().enumerate() {
+            let lacks = mine.is_empty();
+            of_shards[shard].extend(mine);
+            if lacks {
+                let socket = Listener::bind(address, BACKLOG, options)
+                    .map_err(|source| BindError::Listen { address, source })?;
+                // The other shards share the port that the first one was given.
+                address = socket.address();
+                added += 1;
+                of_shards[shard].push(OwnListener {
+                    socket,
+                    id: listener_id(incarnation.number, added),
+                });
+            }
+        }
+    }
+    Ok(of_shards)
+}
+
+/// Listeners take numbers of the same space as connections, from the end that no shard's count reaches.
+fn listener_id(incarnation: u32, number: u32) -> u64 {
+    u64::from(incarnation) << 40 | u64::from(u8::MAX) << 32 | u64::from(u32::MAX - number)
+}
+
+/// Writes down what the shards left for the next process.
+fn leave(directory: &Path, incarnation: &Incarnation, left: Vec<Left>, began: Instant) -> io::Result<()> {
+    let quiesced = left.iter().all(|left| left.quiesced);
+    let unheld: usize = left.iter().map(|left| left.unheld).sum();
+    let (mut connections, mut ended) = (Vec::new(), Vec::new());
+    for of_shard in left {
+        connections.extend(of_shard.connections);
+        ended.extend(of_shard.ended);
+    }
+    let count = connections.len();
+    let bytes = file::write(directory, incarnation, connections, ended)?;
+    tracing::info!(
+        connections = count,
+        unheld,
+        quiesced,
+        bytes,
+        milliseconds = began.elapsed().as_millis() as u64,
+        "handed over"
+    );
+    if unheld > 0 {
+        tracing::error!(unheld, "connections that nobody else held end with this process");
+    }
+    Ok(())
 }
 
 /// User memory per connection: the contract's figure, as a metric.
@@ -251,29 +474,25 @@ fn shard_thread(
     parts: ShardParts,
     link: std::os::unix::net::UnixListener,
     attaches: mpsc::Sender<link::Attach>,
-    drain: Drain,
-) {
+    ending: Ending,
+) -> Option<Left> {
     let id = parts.id;
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, shard = id, "a shard's runtime can't be built");
-            return;
+            return None;
         }
     };
     runtime.block_on(async move {
         tokio::spawn(link::serve(link, attaches));
         let served = match Shard::new(parts) {
-            Ok(shard) => shard.run(drain).await,
+            Ok(shard) => Box::pin(shard.run(ending)).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = served {
+        served.unwrap_or_else(|error| {
             tracing::error!(%error, shard = id, "a shard ended");
-        }
-    });
-}
-
-/// No pages of its own besides the common ones.
-fn axum_router() -> axum::Router {
-    axum::Router::new()
+            None
+        })
+    })
 }

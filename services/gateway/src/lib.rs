@@ -4,6 +4,7 @@
 //! - [`app`]: binds everything, starts a thread per shard, runs until the drain ends.
 //! - `shard`: one OS thread, one epoll set, one slab of connections, one link stream to the state sidecar.
 //! - `link`: the gRPC service that the sidecar dials, one Unix socket per shard.
+//! - `takeover`: what a gateway begins with when it takes another process's place; `handover`: how one leaves.
 //! - `volume`: what a pod's gateways share over time: instance id and incarnation.
 //!
 //! Invariants: only this crate reads and writes client sockets; it never looks into a payload and never calls a
@@ -11,11 +12,14 @@
 
 pub mod app;
 pub mod config;
+mod handover;
 mod limits;
 mod link;
 mod metrics;
 mod shard;
+mod takeover;
 mod volume;
 
 pub use app::{BindError, Gateway};
 pub use config::GatewayConfig;
+pub use takeover::TakeBackError;

@@ -54,6 +54,18 @@ impl Admission {
         Ok(())
     }
 
+    /// Counts in a connection that is there already, whatever the limits say.
+    pub(crate) fn adopt(&self, address: Option<IpAddr>) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        if let (true, Some(address)) = (self.per_address(), address) {
+            let mut counts = self
+                .by_address
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            *counts.entry(address).or_insert(0) += 1;
+        }
+    }
+
     /// Counts a connection out.
     pub(crate) fn release(&self, address: Option<IpAddr>) {
         self.open.fetch_sub(1, Ordering::Relaxed);

@@ -35,6 +35,14 @@ pub(crate) struct Metrics {
     pub(crate) without_verdict: IntGauge,
     pub(crate) bytes_per_connection: IntGauge,
     pub(crate) fanout_waiting_bytes: IntGauge,
+    pub(crate) custody_held: IntGauge,
+    pub(crate) custody_complete: IntGauge,
+    pub(crate) custody_lost: IntCounter,
+    takeovers: IntCounterVec,
+    takeover_connections: IntCounterVec,
+    frames_lost: IntCounterVec,
+    ended_waiting: IntGauge,
+    ended_forgotten: IntCounter,
 }
 
 impl Metrics {
@@ -170,7 +178,72 @@ impl Metrics {
                 "imaccess_gateway_fanout_waiting_bytes",
                 "Group frames that wait for their turn.",
             ),
+            custody_held: metrics::gauge(
+                registry,
+                "imaccess_gateway_custody_held",
+                "Descriptors of ours that the custodian has acknowledged: sockets and listeners.",
+            ),
+            custody_complete: metrics::gauge(
+                registry,
+                "imaccess_gateway_custody_complete",
+                "1 while every shard has everything in custody: the process could die and close nothing.",
+            ),
+            custody_lost: metrics::counter(
+                registry,
+                "imaccess_gateway_custody_connections_lost_total",
+                "Connections to the custodian that broke.",
+            ),
+            takeovers: metrics::counter_vec(
+                registry,
+                "imaccess_gateway_takeovers_total",
+                "How this process began: with nothing, from one that handed over, or from one that died.",
+                &["kind"],
+            ),
+            takeover_connections: metrics::counter_vec(
+                registry,
+                "imaccess_gateway_takeover_connections_total",
+                "Connections of the process before, by what became of them.",
+                &["result"],
+            ),
+            frames_lost: metrics::counter_vec(
+                registry,
+                "imaccess_gateway_frames_lost_total",
+                "Frames that were in the memory of a process that died: down, waiting for slow readers.",
+                &["direction"],
+            ),
+            ended_waiting: metrics::gauge(
+                registry,
+                "imaccess_gateway_ended_waiting",
+                "Ended connections that state hasn't settled yet.",
+            ),
+            ended_forgotten: metrics::counter(
+                registry,
+                "imaccess_gateway_ended_forgotten_total",
+                "Ended connections that were forgotten before state settled them, for want of room.",
+            ),
         }
+    }
+
+    /// How this process began.
+    pub(crate) fn takeover(&self, kind: &str) {
+        self.takeovers.with_label_values(&[kind]).inc();
+    }
+
+    /// What became of a connection of the process before.
+    pub(crate) fn taken_over(&self, result: &str) {
+        self.takeover_connections.with_label_values(&[result]).inc();
+    }
+
+    /// Frames for one client that died with a process.
+    pub(crate) fn frames_lost_down(&self, frames: u64) {
+        if frames > 0 {
+            self.frames_lost.with_label_values(&["down"]).inc_by(frames);
+        }
+    }
+
+    /// How many ends wait for state, as a change.
+    pub(crate) fn ended_changed(&self, by: i64) {
+        self.ended_waiting.add(by);
     }
 
     /// A connection was told to come back later.
@@ -197,6 +270,7 @@ impl Metrics {
         self.writes.inc_by(counts.writes);
         self.blocked_writes.inc_by(counts.blocked_writes);
         self.deliveries.inc_by(counts.deliveries);
+        self.ended_forgotten.inc_by(counts.ended_forgotten);
         for (index, count) in counts.received_frames.into_iter().enumerate() {
             if count > 0 {
                 self.received_frames
@@ -218,6 +292,7 @@ impl Metrics {
         for (reason, count) in [
             ("no_state", counts.shed_no_state),
             ("link_queue_full", counts.shed_busy),
+            ("state_died", counts.shed_state_died),
         ] {
             if count > 0 {
                 self.shed.with_label_values(&[reason]).inc_by(count);
@@ -249,6 +324,8 @@ pub(crate) struct Counts {
     pub(crate) dropped_fanout: u64,
     pub(crate) shed_no_state: u64,
     pub(crate) shed_busy: u64,
+    pub(crate) shed_state_died: u64,
+    pub(crate) ended_forgotten: u64,
     pub(crate) link_out: u64,
     pub(crate) link_in: u64,
 }

@@ -6,50 +6,66 @@
 //! of a turn: a yield while there is work, a wait for anything to happen when there is none.
 
 mod accept;
+mod adopt;
 mod close;
 mod connection;
+mod custody;
+mod ended;
 mod fanout;
 mod groups;
+pub(crate) mod handover;
 mod inbound;
+mod login;
 mod outbox;
 mod queue;
 mod read;
+mod requests;
 mod snapshot;
 mod timers;
 mod write;
 
 use std::io;
-use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use hashbrown::HashMap;
 use imaccess_common::clock::Monotonic;
 use imaccess_common::drain::Drain;
+use imaccess_net::cursors::Cursors;
 use imaccess_net::epoll::Epoll;
 use imaccess_net::slab::Slab;
 use imaccess_net::socket::Listener;
 use imaccess_net::wheel::{Tick, Wheel};
-use imaccess_proto::LINK_GENERATION;
+use imaccess_proto::v1::{CustodyHello, HandedEnded, Takeover};
 use imaccess_wire::header::HEADER_LEN;
 use imaccess_wire::limits::MAX_BODY;
 use imaccess_wire::{Code, Limits};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::GatewayConfig;
+use crate::handover::lease::Handover;
 use crate::limits::Admission;
 use crate::link::Attach;
 use crate::metrics::{Counts, Metrics};
-use connection::{Connection, Tickets};
+use crate::takeover::Adopted;
+use connection::{Connection, Phase, Tickets};
+use custody::Custody;
+use ended::Ended;
 use fanout::Fanout;
 use groups::Groups;
+use handover::Left;
 use outbox::Outbox;
 use queue::Share;
+use requests::Unanswered;
 use snapshot::{Activity, Link, Received, Snapshot};
-use timers::{BUCKETS, Deadlines, TICK, ticks, ticks_since_start};
+use timers::{BUCKETS, Deadlines, FIRST_TICK, TICK, ticks, ticks_since_start};
 
+/// The custodian's socket in the socket directory.
+pub(crate) const CUSTODY_SOCKET: &str = "custody.sock";
 /// Tokens from here on are listeners; connections are `generation(24) ‖ slot(32)`.
 const LISTENER_TOKEN: u64 = 1 << 60;
 /// Events per wait.
@@ -59,6 +75,22 @@ const BATCHES_PER_TURN: usize = 8;
 /// What is read at once: the longest frame, and as much again so that its beginning can stand before it.
 const READ_BUFFER: usize = 2 * (HEADER_LEN + MAX_BODY);
 
+/// A listener, and the number under which it is in custody.
+#[derive(Debug)]
+pub(crate) struct OwnListener {
+    pub(crate) socket: Listener,
+    pub(crate) id: u64,
+}
+
+/// How a shard is to end.
+#[derive(Clone, Debug)]
+pub(crate) struct Ending {
+    /// Clients are told, flushed and closed.
+    pub(crate) drain: Drain,
+    /// Connections stay, and the next process goes on with them.
+    pub(crate) handover: CancellationToken,
+}
+
 /// What a shard is given by the gateway.
 #[derive(Debug)]
 pub(crate) struct ShardParts {
@@ -67,7 +99,15 @@ pub(crate) struct ShardParts {
     pub(crate) config: Arc<GatewayConfig>,
     pub(crate) instance: String,
     pub(crate) incarnation: u32,
-    pub(crate) listeners: Vec<Listener>,
+    pub(crate) listeners: Vec<OwnListener>,
+    pub(crate) cursors: Cursors,
+    /// How this process came by what it has.
+    pub(crate) takeover: Takeover,
+    pub(crate) adopted: Vec<Adopted>,
+    pub(crate) ended: Vec<HandedEnded>,
+    pub(crate) handover: Arc<Handover>,
+    /// Called once everything is adopted.
+    pub(crate) begun: mpsc::Sender<()>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) metrics: Metrics,
     pub(crate) attaches: mpsc::Receiver<Attach>,
@@ -104,12 +144,18 @@ pub(crate) struct Shard {
     shares: HashMap<u32, Share, foldhash::fast::RandomState>,
 
     epoll: AsyncFd<Epoll>,
-    listeners: Vec<Listener>,
+    listeners: Vec<OwnListener>,
     accepting: bool,
     draining: bool,
     connections: Slab<Connection>,
     tickets: Tickets,
     groups: Groups,
+    cursors: Cursors,
+    custody: Custody,
+    handover: Arc<Handover>,
+    takeover: Takeover,
+    /// Ends that state hasn't settled.
+    ended: Ended,
     wheel: Wheel,
     fanout: Fanout,
     outbox: Outbox,
@@ -122,8 +168,9 @@ pub(crate) struct Shard {
     admission: Arc<Admission>,
     metrics: Metrics,
     counts: Counts,
-    /// What the shared gauges were last told: sessions, connections, queued bytes, waiting group bytes.
-    reported: [i64; 4],
+    /// What the shared gauges were last told: sessions, connections, queued bytes, waiting group bytes,
+    /// unsettled ends.
+    reported: [i64; 5],
     sessions: usize,
     refused_lingering: usize,
     queued_bytes: usize,
@@ -132,6 +179,20 @@ pub(crate) struct Shard {
     frame_buffer: Vec<u8>,
     /// Connections of which more may be read without another event.
     unread: Vec<u32>,
+    /// Since when what clients send waits in the kernel, because state is being replaced.
+    holding: Option<Tick>,
+    /// Connections whose bytes wait.
+    held: Vec<u32>,
+    /// A login may wait for state.
+    logins_wait: bool,
+    /// The next connection to be told that frames may be lost.
+    repeat_from: Option<u32>,
+    /// Empty lists of unanswered requests.
+    #[expect(
+        clippy::vec_box,
+        reason = "the boxes are what is used again: they move between here and connections"
+    )]
+    spare_lists: Vec<Box<Unanswered>>,
     due: Vec<u32>,
     /// Slots whose connections are gone, until state has been sent word of it.
     retired: Vec<u32>,
@@ -154,11 +215,19 @@ impl Shard {
             listeners,
             ..
         } = parts;
+        let custodian = config.custody.then(|| config.socket_dir.join(CUSTODY_SOCKET));
+        let hello = CustodyHello {
+            instance: instance.clone(),
+            incarnation,
+            shard: id.into(),
+            shards,
+            ..CustodyHello::default()
+        };
         let clock = Monotonic::start();
         let deadlines = &config.deadlines;
         let limits = &config.limits;
         let bytes = |size: imaccess_common::config::ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
-        Ok(Self {
+        let mut shard = Self {
             id,
             shards,
             instance,
@@ -187,16 +256,21 @@ impl Shard {
             ping_interval_s: 60,
             shares: HashMap::default(),
             epoll: registered(Epoll::new(EVENTS)?)?,
+            cursors: parts.cursors,
+            custody: Custody::new(custodian, hello, Arc::clone(&parts.handover)),
+            handover: parts.handover,
+            takeover: parts.takeover,
+            ended: Ended::default(),
             listeners,
             accepting: false,
             draining: false,
             connections: Slab::new(),
             tickets: Tickets::default(),
             groups: Groups::default(),
-            wheel: Wheel::new(BUCKETS, 0),
+            wheel: Wheel::new(BUCKETS, FIRST_TICK),
             fanout: Fanout::default(),
             outbox: Outbox::default(),
-            link: Link::detached(0),
+            link: Link::detached(FIRST_TICK),
             snapshot: None,
             attaches: parts.attaches,
             link_up: parts.link_up,
@@ -204,29 +278,35 @@ impl Shard {
             admission: parts.admission,
             metrics: parts.metrics,
             counts: Counts::default(),
-            reported: [0; 4],
+            reported: [0; 5],
             sessions: 0,
             refused_lingering: 0,
             queued_bytes: 0,
             read_buffer: vec![0; READ_BUFFER],
             frame_buffer: Vec::with_capacity(64),
             unread: Vec::new(),
+            holding: None,
+            held: Vec::new(),
+            logins_wait: false,
+            repeat_from: None,
+            spare_lists: Vec::new(),
             due: Vec::new(),
             retired: Vec::new(),
             answers: Vec::new(),
-        })
+        };
+        shard.adopt(parts.adopted, &parts.ended);
+        // Its receiver waits for one word of every shard.
+        let _ = parts.begun.try_send(());
+        Ok(shard)
     }
 
-    /// Addresses that it listens on.
-    pub(crate) fn addresses(listeners: &[Listener]) -> Vec<SocketAddr> {
-        listeners.iter().map(Listener::address).collect()
-    }
-
-    /// Serves until the drain is over.
+    /// Serves until the drain is over, or until it is handed over: then with what is left.
     ///
     /// # Errors
     /// The kernel's, when the epoll set fails.
-    pub(crate) async fn run(mut self, drain: Drain) -> io::Result<()> {
+    pub(crate) async fn run(mut self, ending: Ending) -> io::Result<Option<Left>> {
+        let Ending { drain, handover } = ending;
+        self.dial_custodian();
         self.watch_listeners()?;
         let stop = drain.token();
         let mut interval = tokio::time::interval(TICK);
@@ -241,6 +321,8 @@ impl Shard {
             busy |= self.read_on();
             busy |= self.fanout_slice();
             busy |= self.snapshot_chunk();
+            busy |= self.tell_repeats();
+            busy |= self.serve_custody();
             self.turn_wheel();
             self.flush_outbox();
             // A snapshot that waits for room is woken by it; one that doesn't goes on.
@@ -249,7 +331,10 @@ impl Shard {
                 self.begin_drain();
             }
             if self.draining && (drain.remaining().is_zero() || self.is_drained()) {
-                return self.finish().await;
+                return self.finish().await.map(|()| None);
+            }
+            if handover.is_cancelled() && !self.draining {
+                return Ok(Some(self.hand_over().await));
             }
             if busy {
                 // The stream's own tasks run on this thread too.
@@ -260,12 +345,14 @@ impl Shard {
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if !self.draining => {}
+                () = handover.cancelled(), if !self.draining => {}
                 Some(attach) = self.attaches.recv() => self.attach(attach),
                 activity = self.link.activity(waiting_for_room) => match activity {
                     Activity::Received(message) => self.received(*message),
                     Activity::Room => {}
                 },
                 guard = self.epoll.readable() => guard?.clear_ready(),
+                () = self.custody.activity() => {}
                 _ = interval.tick() => {}
             }
         }
@@ -284,16 +371,14 @@ impl Shard {
 
     fn received(&mut self, message: Received) {
         match message {
-            Ok(Some(batch)) => match &batch.hello {
-                Some(hello) if hello.link_generation != LINK_GENERATION => {
-                    let why = format!(
-                        "state speaks link generation {}, this gateway {LINK_GENERATION}: run versions that share one",
-                        hello.link_generation
-                    );
-                    self.link_lost(&why);
+            Ok(Some(batch)) => {
+                if let Some(hello) = &batch.hello {
+                    self.heard_hello(hello);
                 }
-                _ => self.apply(batch),
-            },
+                if self.link.attachment().is_some() {
+                    self.apply(batch);
+                }
+            }
             Ok(None) => self.link_lost("state closed its stream"),
             Err(status) => self.link_lost(status.message()),
         }
@@ -320,7 +405,7 @@ impl Shard {
             if ready.readable {
                 self.read(slot);
                 if ready.hung_up {
-                    self.read_to_end(slot, generation);
+                    self.hung_up(slot, generation);
                 }
             }
         }
@@ -329,10 +414,15 @@ impl Shard {
 
     /// The peer has shut its side: what it sent before counts, then the end shows. Edge-triggered, so it has to be
     /// read for now.
-    fn read_to_end(&mut self, slot: u32, generation: u32) {
-        if let Some(connection) = self.connections.get_exact(slot, generation)
-            && !connection.has_more
-        {
+    fn hung_up(&mut self, slot: u32, generation: u32) {
+        let Some(connection) = self.connections.get_exact(slot, generation) else {
+            return;
+        };
+        if connection.phase == Phase::Authenticating {
+            // Its login stays in the kernel, so the end behind it never shows in what is read.
+            return self.gone(slot, Code::ConnectionLost);
+        }
+        if !connection.has_more {
             connection.has_more = true;
             self.unread.push(slot);
         }
@@ -360,7 +450,11 @@ impl Shard {
         self.draining = true;
         self.pause_listeners();
         // What waits in the kernel's queue is refused by closing; clients try the next endpoint.
-        self.listeners.clear();
+        for listener in self.listeners.drain(..) {
+            listener.socket.close();
+            self.custody.closed(listener.id, true);
+        }
+        self.release_held();
         self.end_all(Code::Draining);
     }
 
@@ -382,6 +476,8 @@ impl Shard {
             self.release(slot);
         }
         self.flush_outbox();
+        // What the custodian isn't told now it finds by itself: the sockets are shut down.
+        self.serve_custody();
         self.report();
         // One turn for the stream to carry the last batch away.
         tokio::task::yield_now().await;
@@ -389,11 +485,11 @@ impl Shard {
     }
 }
 
-/// The shard's own epoll set as one descriptor of the runtime's.
+/// A descriptor of the runtime's: the shard's own epoll set, or its connection to the custodian.
 #[expect(
     deprecated,
-    reason = "what replaces it is unsafe, for types that can change their descriptor; `Epoll` can't"
+    reason = "what replaces it is unsafe, for types that can change their descriptor; ours can't"
 )]
-fn registered(epoll: Epoll) -> io::Result<AsyncFd<Epoll>> {
-    AsyncFd::with_interest(epoll, Interest::READABLE)
+fn registered<T: AsRawFd>(descriptor: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(descriptor, Interest::READABLE)
 }

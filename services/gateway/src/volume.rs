@@ -2,10 +2,11 @@
 //!
 //! Both live in the socket directory. A lost volume is a new instance, which is what routing must believe.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use imaccess_common::identity::InstanceId;
 
@@ -18,13 +19,53 @@ pub(crate) struct Incarnation {
     pub(crate) number: u32,
 }
 
+/// Holds the directory for one gateway process: two would read the same sockets.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    /// Unlocked when it is closed, however the process ends.
+    _file: File,
+}
+
+/// Waits until no other gateway has the directory, at most this long.
+///
+/// # Errors
+/// The file system's; `WouldBlock` when another gateway goes on running.
+pub(crate) async fn lock(directory: &Path, patience: Duration) -> io::Result<Lock> {
+    make(directory)?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(directory.join("gateway.lock"))?;
+    let deadline = tokio::time::Instant::now() + patience;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Lock { _file: file }),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if tokio::time::Instant::now() >= deadline => {
+                return Err(io::Error::new(
+                    io::ErrorKind::WouldBlock,
+                    "another gateway runs in this directory: end it, or give this one a directory of its own",
+                ));
+            }
+            // The one before is about to end: its exit unlocks the file.
+            Err(TryLockError::WouldBlock) => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+    }
+}
+
+fn make(directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
+}
+
 /// Reads and advances the volume's files, and makes the directory if it isn't there.
 ///
 /// # Errors
 /// The file system's.
 pub(crate) fn next_incarnation(directory: &Path, configured: &str) -> io::Result<Incarnation> {
-    fs::create_dir_all(directory)?;
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
+    make(directory)?;
     let instance = if configured.is_empty() {
         match fs::read_to_string(directory.join("instance")) {
             Ok(text) if !text.trim().is_empty() => InstanceId(text.trim().to_owned()),
@@ -65,6 +106,17 @@ mod tests {
         assert_eq!(second.number, first.number + 1);
         let named = next_incarnation(directory.path(), "pod-7").unwrap();
         assert_eq!(named.instance.as_str(), "pod-7");
+    }
+
+    #[tokio::test]
+    async fn one_gateway_at_a_time_has_the_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = lock(directory.path(), Duration::ZERO).await.unwrap();
+        let second = lock(directory.path(), Duration::ZERO).await.unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::WouldBlock);
+        let waiting = lock(directory.path(), Duration::from_secs(20));
+        let (waited, ()) = tokio::join!(waiting, async { drop(first) });
+        assert!(waited.is_ok());
     }
 
     #[test]

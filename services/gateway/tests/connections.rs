@@ -300,7 +300,7 @@ async fn a_sidecar_of_another_generation_is_turned_away_and_nobody_notices() {
     let mut state = gateway.state().await;
     let (mut client, _) = gateway.online(&mut state, "alice").await;
     let stranger = imaccess_proto::v1::StateHello {
-        link_generation: imaccess_proto::LINK_GENERATION + 1,
+        link_generation: imaccess_common::generation::spoken().link.newest + 1,
         ..Default::default()
     };
     state

@@ -54,6 +54,20 @@ impl ClientSocket {
         }
     }
 
+    /// As [`Self::read`], but what is read stays in the kernel and is read again.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match rustix::net::recv(self.fd(), &mut *buffer, RecvFlags::PEEK) {
+                Ok((len, _)) => return Ok(len),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Writes as much of `bytes` as the kernel takes.
     ///
     /// # Errors
@@ -83,6 +97,13 @@ impl ClientSocket {
         }
     }
 
+    /// The peer's address; `None` once the connection has failed.
+    #[must_use]
+    pub fn peer_address(&self) -> Option<std::net::IpAddr> {
+        let peer = rustix::net::getpeername(self.fd()).ok()??;
+        SocketAddr::try_from(peer).ok().map(|address| address.ip())
+    }
+
     /// Says that nothing more will be written: what is in flight still arrives, then the end of the stream.
     pub fn shutdown_write(&self) {
         // The peer may be gone already, which is what we want.
@@ -95,6 +116,14 @@ impl ClientSocket {
             // `close` alone would close nothing while a custodian holds a duplicate.
             let _ = rustix::net::shutdown(&fd, Shutdown::Both);
         }
+    }
+
+    /// Ends the ownership, not the connection: another process has a duplicate and goes on with it.
+    #[must_use]
+    pub fn detach(mut self) -> OwnedFd {
+        self.fd
+            .take()
+            .expect("the descriptor is there until close takes the socket")
     }
 
     /// Ends the connection with a reset, without waiting for anything: for peers that are refused in numbers.
@@ -130,6 +159,18 @@ pub struct StreamOptions {
     pub user_timeout: Duration,
 }
 
+impl StreamOptions {
+    fn set(&self, socket: &Socket) -> io::Result<()> {
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_user_timeout(Some(self.user_timeout))?;
+        socket.set_send_buffer_size(self.send_buffer)?;
+        if let Some(bytes) = self.receive_buffer {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        Ok(())
+    }
+}
+
 /// A listening socket that shares its port with the listeners of the other shards.
 #[derive(Debug)]
 pub struct Listener {
@@ -150,17 +191,46 @@ impl Listener {
         }
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_user_timeout(Some(options.user_timeout))?;
-        socket.set_send_buffer_size(options.send_buffer)?;
-        if let Some(bytes) = options.receive_buffer {
-            socket.set_recv_buffer_size(bytes)?;
-        }
+        options.set(&socket)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(backlog)?;
         let address = socket.local_addr()?.as_socket().unwrap_or(address);
         Ok(Self { socket, address })
+    }
+
+    /// Takes over a listening socket that another process bound, with what waits in its queue; connections accepted from
+    /// now on have these options. `address` is where it is said to listen; the kernel's own word counts.
+    ///
+    /// # Errors
+    /// The kernel's; `InvalidInput` when it doesn't listen, or not on an address of the internet.
+    pub fn adopt(fd: OwnedFd, address: SocketAddr, options: StreamOptions) -> io::Result<Self> {
+        let strange = |what: &str| {
+            let what = format!("the descriptor said to listen on {address} {what}");
+            io::Error::new(io::ErrorKind::InvalidInput, what)
+        };
+        let socket = Socket::from(fd);
+        if !socket.is_listener()? {
+            return Err(strange("doesn't listen"));
+        }
+        let Some(address) = socket.local_addr()?.as_socket() else {
+            return Err(strange("has no such address"));
+        };
+        options.set(&socket)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, address })
+    }
+
+    /// Ends listening, also for other holders of the descriptor. What waits in its queue is reset.
+    pub fn close(self) {
+        // `close` alone would leave a socket that completes handshakes for nobody.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Ends the ownership, not the listening: another process has a duplicate and goes on with it.
+    #[must_use]
+    pub fn detach(self) -> OwnedFd {
+        self.socket.into()
     }
 
     /// Where it listens, with the port that the kernel chose.
@@ -277,6 +347,61 @@ mod tests {
         assert_eq!(client.read(&mut buffer).unwrap(), 0);
         drop(duplicate);
         client.close();
+    }
+
+    #[test]
+    fn what_is_peeked_is_read_again() {
+        let (client, server, mut epoll) = pair();
+        epoll.add(&server, 7, Interest::Stream).unwrap();
+        client.write(b"hello").unwrap();
+        let mut buffer = [0; 16];
+        let peeked = loop {
+            match server.peek(&mut buffer) {
+                Ok(count) => break count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    assert!(epoll.wait(Some(Duration::from_secs(5))).unwrap() > 0);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert_eq!(&buffer[..peeked], b"hello");
+        assert_eq!(server.read(&mut buffer).unwrap(), 5);
+        client.close();
+        server.close();
+    }
+
+    #[test]
+    fn a_detached_socket_goes_on_elsewhere() {
+        let (client, server, _epoll) = pair();
+        let server = ClientSocket::new(server.detach());
+        assert_eq!(server.write(b"on").unwrap(), 2);
+        client.close();
+        server.close();
+    }
+
+    #[test]
+    fn an_adopted_listener_has_what_waited_and_a_closed_one_ends_everywhere() {
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), 16, options()).unwrap();
+        let address = listener.address();
+        let duplicate = listener.as_fd().try_clone_to_owned().unwrap();
+        let client = connect(address, None).unwrap();
+        drop(listener.detach());
+
+        let adopted = Listener::adopt(duplicate, address, options()).unwrap();
+        assert_eq!(adopted.address(), address);
+        let mut epoll = Epoll::new(8).unwrap();
+        epoll.add(&adopted, 1, Interest::Listener).unwrap();
+        assert_eq!(epoll.wait(Some(Duration::from_secs(5))).unwrap(), 1);
+        let (server, _) = adopted.accept().unwrap();
+
+        let other = adopted.as_fd().try_clone_to_owned().unwrap();
+        adopted.close();
+        let refused = std::net::TcpStream::connect(address).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let fault = Listener::adopt(other, address, options()).unwrap_err();
+        assert_eq!(fault.kind(), io::ErrorKind::InvalidInput);
+        client.close();
+        server.close();
     }
 
     #[test]

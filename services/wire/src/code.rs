@@ -115,6 +115,8 @@ codes! {
     ResumeExpired = 409, "resume_expired";
     /// The instance that held the session is gone.
     InstanceLost = 410, "instance_lost";
+    /// The gateway's process died in the middle of one of this connection's frames; resume.
+    GatewayLost = 411, "gateway_lost";
     /// A fault of ours.
     Internal = 500, "internal";
 }
@@ -142,6 +144,7 @@ impl Code {
                 | Self::SessionLost
                 | Self::StateLost
                 | Self::ConnectionLost
+                | Self::GatewayLost
                 | Self::Overloaded
                 | Self::ConnectionLimit
                 | Self::AddressLimit

@@ -3,13 +3,15 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
+use imaccess_net::cursors::Cursor;
 use imaccess_net::epoll::Interest;
 use imaccess_net::socket::ClientSocket;
 use imaccess_wire::Code;
 use imaccess_wire::frame::LoginRefused;
 
-use super::connection::{Connection, Phase};
+use super::connection::Connection;
 use super::{LISTENER_TOKEN, Shard};
+use crate::takeover::plan;
 
 /// Connections taken per listener and turn: a storm mustn't keep those that are in from their turn.
 const ACCEPTS_PER_TURN: usize = 128;
@@ -26,9 +28,11 @@ impl Shard {
         // Before the first: if a later one fails, pausing must take the first off again.
         self.accepting = true;
         for (index, listener) in self.listeners.iter().enumerate() {
-            self.epoll
-                .get_ref()
-                .add(listener, LISTENER_TOKEN + index as u64, Interest::Listener)?;
+            self.epoll.get_ref().add(
+                &listener.socket,
+                LISTENER_TOKEN + index as u64,
+                Interest::Listener,
+            )?;
         }
         Ok(())
     }
@@ -37,7 +41,7 @@ impl Shard {
     pub(crate) fn pause_listeners(&mut self) {
         if std::mem::take(&mut self.accepting) {
             for listener in &self.listeners {
-                let _ = self.epoll.get_ref().delete(listener);
+                let _ = self.epoll.get_ref().delete(&listener.socket);
             }
         }
     }
@@ -48,7 +52,7 @@ impl Shard {
             let Some(listener) = self.listeners.get(index) else {
                 return false;
             };
-            match listener.accept() {
+            match listener.socket.accept() {
                 Ok((socket, peer)) => self.open(socket, peer),
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return false,
@@ -81,22 +85,17 @@ impl Shard {
         self.next_serial += 1;
         let serial = self.serial_base | self.next_serial;
         let (slot, generation) = self.connections.insert(Connection {
-            socket,
-            phase: Phase::Connecting,
-            ended: false,
-            has_more: false,
             admitted: refused.is_none(),
-            code: Code::Ok,
-            ping_interval_s: 0,
-            announced: 0,
-            serial,
             accepted_ms: self.clock.now().as_millis(),
-            last_seen: self.tick,
-            since: self.tick,
-            partial: None,
-            queue: None,
             address: address.map(Box::new),
+            ..Connection::new(socket, serial, self.tick)
         });
+        let cursor = Cursor {
+            serial,
+            phase: plan::CONNECTING,
+            ..Cursor::default()
+        };
+        self.cursors.open(slot, cursor);
         let token = u64::from(generation) << 32 | u64::from(slot);
         let Some(connection) = self.connections.get(slot) else {
             return;
@@ -111,7 +110,11 @@ impl Shard {
             return self.gone(slot, Code::Internal);
         }
         match refused {
-            None => self.look_again(slot),
+            None => {
+                // One that is refused isn't worth a second holder.
+                self.custody.opened(slot, generation);
+                self.look_again(slot);
+            }
             Some(code) => {
                 self.metrics.refused(code);
                 let frame = refusal(code, NO_ROOM_RETRY_MS);

@@ -6,6 +6,7 @@ use imaccess_wire::frame::Close;
 use super::Shard;
 use super::connection::Phase;
 use super::queue::Queued;
+use crate::takeover::plan;
 
 impl Shard {
     /// Ends a connection with a close frame.
@@ -40,6 +41,7 @@ impl Shard {
         connection.since = self.tick;
         connection.code = code;
         connection.partial = None;
+        self.cursors.set_phase(slot, plan::CLOSING);
         if connection.ended {
             return self.release(slot);
         }
@@ -70,6 +72,7 @@ impl Shard {
                 usize::MAX,
             );
             self.queued_bytes = self.queued_bytes + queue.bytes() - before;
+            self.cursors.set_queued(slot, queue.frames() as u16);
         }
         self.begin_closing(slot, code);
     }
@@ -112,12 +115,20 @@ impl Shard {
             return;
         }
         self.metrics.closed(code);
+        let (serial, unanswered) = (connection.serial, connection.unanswered.take());
+        self.keep_list(unanswered);
         if phase == Phase::Online {
             self.sessions -= 1;
             self.groups.leave_all(slot);
+            // What state itself ended is settled there, but for the event that a kick brings.
+            let by_state = matches!(code, Code::Moved | Code::Superseded | Code::SessionLost);
+            if !by_state && self.link.settles() {
+                let ticket = self.tickets.get(slot);
+                self.counts.ended_forgotten += self.ended.add(serial, ticket, code, self.tick);
+            }
             self.tickets.clear(slot);
         }
-        if matches!(phase, Phase::Online | Phase::Authenticating) && self.link.attachment().is_some() {
+        if matches!(phase, Phase::Online | Phase::Authenticating) && self.link.usable().is_some() {
             self.outbox.closed(handle, code);
         }
     }
@@ -129,6 +140,7 @@ impl Shard {
         let Some(connection) = self.connections.retire(slot) else {
             return;
         };
+        self.cursors.close(slot);
         // State takes logins before closes: within one batch a slot must not mean two connections.
         self.retired.push(slot);
         if connection.admitted {
@@ -138,6 +150,8 @@ impl Shard {
         }
         let _ = self.epoll.get_ref().delete(&connection.socket);
         connection.socket.close();
+        // After the verdict: the custodian only drops what it holds.
+        self.custody.closed(connection.serial, connection.deposited);
     }
 
     fn drop_queue(&mut self, slot: u32) {
@@ -148,6 +162,7 @@ impl Shard {
         {
             self.queued_bytes -= queue.bytes();
             self.counts.dropped_gone += queue.frames() as u64;
+            self.cursors.set_queued(slot, 0);
         }
     }
 }

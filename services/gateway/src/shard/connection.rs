@@ -9,6 +9,7 @@ use imaccess_wire::Code;
 use imaccess_wire::limits::MAX_TICKET;
 
 use super::queue::OutQueue;
+use super::requests::Unanswered;
 
 /// Where a connection is in its life, as far as the gateway has to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub(crate) struct Connection {
     pub(crate) has_more: bool,
     /// Counts against the limits; one that was refused doesn't.
     pub(crate) admitted: bool,
+    /// The custodian has it, or is about to.
+    pub(crate) deposited: bool,
     /// Why it is closing.
     pub(crate) code: Code,
     pub(crate) ping_interval_s: u16,
@@ -48,12 +51,47 @@ pub(crate) struct Connection {
     pub(crate) last_seen: Tick,
     /// When the phase began.
     pub(crate) since: Tick,
+    /// Bytes of a whole LOGIN that is left in the kernel until state has answered it, so that it outlives this process; 0:
+    /// there is none, or it is in `partial`.
+    pub(crate) login: u32,
     /// A frame that isn't whole yet.
     pub(crate) partial: Option<Box<Partial>>,
     /// What the kernel didn't take.
     pub(crate) queue: Option<Box<OutQueue>>,
+    /// What state hasn't answered.
+    #[expect(
+        clippy::box_collection,
+        reason = "a vector in place would be 24 bytes for connections that ask nothing"
+    )]
+    pub(crate) unanswered: Option<Box<Unanswered>>,
     /// Peer address, kept only before login and where there is a limit per address.
     pub(crate) address: Option<Box<IpAddr>>,
+}
+
+impl Connection {
+    /// One that was just accepted, at this tick.
+    pub(crate) fn new(socket: ClientSocket, serial: u64, now: Tick) -> Self {
+        Self {
+            socket,
+            phase: Phase::Connecting,
+            ended: false,
+            has_more: false,
+            admitted: true,
+            deposited: false,
+            code: Code::Ok,
+            ping_interval_s: 0,
+            announced: 0,
+            serial,
+            accepted_ms: 0,
+            last_seen: now,
+            since: now,
+            login: 0,
+            partial: None,
+            queue: None,
+            unanswered: None,
+            address: None,
+        }
+    }
 }
 
 /// The beginning of a frame. Never longer than what was received of it.

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use imaccess_net::handle::Handle;
 use imaccess_proto::v1::{
-    CloseConnection, LinkPolicy, LoginResult, Membership, Outcome, SlowConsumerPolicy, StateBatch, Unicast,
+    CloseConnection, LinkPolicy, LoginResult, Membership, Outcome, Quiesce, SessionRow, SlowConsumerPolicy,
+    StateBatch, Unicast,
 };
 use imaccess_wire::Code;
 
@@ -12,6 +13,7 @@ use super::connection::Phase;
 use super::fanout::GroupFrame;
 use super::queue::{Policy, Share};
 use super::write::{Delivered, Terms};
+use crate::takeover::plan;
 
 /// Longest run of control frames that share a write: the longest single frame.
 const MOST_AT_ONCE: usize = imaccess_wire::HEADER_LEN + imaccess_wire::limits::MAX_BODY;
@@ -20,8 +22,12 @@ impl Shard {
     /// Applies a batch, field by field in the order of their numbers.
     pub(crate) fn apply(&mut self, batch: StateBatch) {
         self.counts.link_in += 1;
+        let quiesce = batch.quiesce();
         if let Some(policy) = &batch.policy {
             self.set_policy(policy);
+        }
+        for row in &batch.sessions {
+            self.session_row(row);
         }
         for result in &batch.logins {
             self.login_result(result);
@@ -47,6 +53,29 @@ impl Shard {
         for close in &batch.closes {
             self.close(close);
         }
+        self.ended.settle(&batch.settled);
+        if batch.ready {
+            self.release_held();
+        }
+        match quiesce {
+            Quiesce::Unspecified => {}
+            Quiesce::Begin => self.state_leaves(),
+            Quiesce::Done => self.link.heard_done(),
+        }
+    }
+
+    /// What a connection that was taken over is to state.
+    fn session_row(&mut self, row: &SessionRow) {
+        let Some(slot) = self.slot(row.handle) else { return };
+        if !self.tickets.put(slot, &row.ticket) {
+            tracing::error!(len = row.ticket.len(), "a ticket is too long to be kept");
+        }
+        if let Some(connection) = self.connections.get_mut(slot)
+            && row.ping_interval_s > 0
+        {
+            connection.ping_interval_s = u16::try_from(row.ping_interval_s).unwrap_or(u16::MAX);
+        }
+        self.look_again(slot);
     }
 
     fn set_policy(&mut self, policy: &LinkPolicy) {
@@ -84,7 +113,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };
-        if connection.phase != Phase::Authenticating {
+        if connection.phase != Phase::Authenticating || !self.take_login(slot) {
             return;
         }
         if !result.accepted {
@@ -94,6 +123,9 @@ impl Shard {
             self.begin_closing(slot, code);
             return;
         }
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
         connection.phase = Phase::Online;
         connection.ping_interval_s = ping_interval_s;
         connection.since = self.tick;
@@ -105,6 +137,7 @@ impl Shard {
         self.metrics.login("ok");
         self.metrics.connect_seconds.observe(waited_ms as f64 / 1_000.0);
         self.send_control(slot, &result.frame);
+        self.cursors.set_phase(slot, plan::ONLINE);
         self.look_again(slot);
     }
 
@@ -161,6 +194,9 @@ impl Shard {
                     let delivered = self.send(slot, bytes, terms, || Bytes::copy_from_slice(bytes));
                     if delivered == Delivered::Queued {
                         self.look_again(slot);
+                    }
+                    if terms.business == 0 && delivered != Delivered::Gone {
+                        self.note_answered(slot, bytes);
                     }
                     delivered
                 }
@@ -226,7 +262,7 @@ impl Shard {
                 Ok(taken) => {
                     self.counts.sent_bytes += taken as u64;
                     if taken == sweep.run.len() {
-                        return;
+                        return self.cursors.add_written(slot, taken as u64);
                     }
                     written = taken;
                 }
@@ -238,7 +274,9 @@ impl Shard {
         let mut start = 0;
         for (length, expires_ms) in sweep.parts() {
             let end = start + length;
-            if end > written {
+            if end <= written {
+                self.cursors.add_written(slot, length as u64);
+            } else {
                 let begun = written.saturating_sub(start);
                 let frame = super::queue::Queued {
                     bytes: sweep.run.slice(start..end),

@@ -7,12 +7,13 @@
 use bytes::Bytes;
 use imaccess_net::handle::Handle;
 use imaccess_proto::v1::{
-    ConnectionClosed, Frames, GatewayBatch, LoginAttempt, Outcome, Receipts, SnapshotChunk, SnapshotGroup,
+    ConnectionClosed, EndedConnection, Frames, GatewayBatch, LoginAttempt, Outcome, Quiesce, Receipts,
+    SnapshotChunk, SnapshotGroup,
 };
 use imaccess_wire::Code;
 
-/// Handle, serial and length of a snapshot row.
-const ROW_BYTES: usize = 20;
+/// Handle, serial, length and count of a snapshot row.
+const ROW_BYTES: usize = 24;
 
 /// The growing batch.
 #[derive(Debug, Default)]
@@ -28,6 +29,7 @@ pub(crate) struct Outbox {
     receipt_ids: Vec<u64>,
     outcomes: Vec<u8>,
     closed: Vec<ConnectionClosed>,
+    quiesce: Quiesce,
     has_events: bool,
 }
 
@@ -80,12 +82,13 @@ impl Outbox {
     }
 
     /// A logged-in connection that state may not know.
-    pub(crate) fn row(&mut self, handle: Handle, serial: u64, ticket: &[u8]) {
+    pub(crate) fn row(&mut self, handle: Handle, serial: u64, ticket: &[u8], forwarded: u32) {
         self.has_events = true;
         let chunk = self.snapshot.get_or_insert_default();
         chunk.handle.push(handle.bits());
         chunk.serial.push(serial);
         chunk.ticket_length.push(ticket.len() as u32);
+        chunk.forwarded.push(forwarded);
         self.tickets.extend_from_slice(ticket);
         self.snapshot_bytes += ROW_BYTES + ticket.len();
     }
@@ -100,6 +103,19 @@ impl Outbox {
             member,
         };
         self.snapshot.get_or_insert_default().groups.push(group);
+    }
+
+    /// Connections that have ended.
+    pub(crate) fn ended(&mut self, rows: Vec<EndedConnection>) {
+        self.has_events = true;
+        self.snapshot_bytes += rows.iter().map(|row| ROW_BYTES + row.ticket.len()).sum::<usize>();
+        self.snapshot.get_or_insert_default().ended = rows;
+    }
+
+    /// Says how far leaving has come, with the batch that is taken next.
+    pub(crate) fn quiesce(&mut self, quiesce: Quiesce) {
+        self.has_events = true;
+        self.quiesce = quiesce;
     }
 
     /// The snapshot is complete.
@@ -142,7 +158,7 @@ impl Outbox {
             uplink,
             receipts,
             closed: std::mem::take(&mut self.closed),
-            quiesce: 0,
+            quiesce: std::mem::take(&mut self.quiesce).into(),
         }
     }
 
@@ -171,7 +187,7 @@ mod tests {
         let (one, two) = (Handle::new(0, 1, 0), Handle::new(0, 2, 5));
         outbox.uplink(one, b"first");
         outbox.uplink(two, b"second");
-        outbox.row(two, 9, b"ticket");
+        outbox.row(two, 9, b"ticket", 3);
         outbox.receipt(77, Outcome::Written);
         outbox.closed(one, Code::ConnectionLost);
         assert_eq!(outbox.bytes(), 11);

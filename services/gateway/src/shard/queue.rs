@@ -220,21 +220,30 @@ impl OutQueue {
         count
     }
 
-    /// Takes off what the kernel took.
-    pub(crate) fn advance(&mut self, mut taken: usize) {
+    /// Takes off what the kernel took; returns the lengths of the frames that are whole now.
+    pub(crate) fn advance(&mut self, mut taken: usize) -> usize {
+        let mut whole = 0;
         while taken > 0 {
             let Some(front) = self.frames.front() else { break };
-            let (business, left) = (front.business, front.bytes.len() - self.written);
+            let (business, len) = (front.business, front.bytes.len());
+            let left = len - self.written;
             if taken < left {
                 self.written += taken;
                 self.subtract(business, taken);
-                return;
+                break;
             }
             taken -= left;
+            whole += len;
             self.subtract(business, left);
             self.frames.pop_front();
             self.written = 0;
         }
+        whole
+    }
+
+    /// The frames, front first, and how much of the first is written: for the process that comes after.
+    pub(crate) fn content(&self) -> (impl Iterator<Item = &Queued>, usize) {
+        (self.frames.iter(), self.written)
     }
 }
 
@@ -322,7 +331,7 @@ mod tests {
                 expected.extend_from_slice(&frame.bytes[written..]);
                 prop_assert_eq!(queue.push(frame, written, None, usize::MAX), Pushed::Queued);
             }
-            let mut came = Vec::new();
+            let (mut came, mut whole) = (Vec::new(), 0);
             for take in takes.into_iter().cycle() {
                 if queue.is_empty() {
                     break;
@@ -332,9 +341,12 @@ mod tests {
                 let flat: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.to_vec()).collect();
                 let taken = take.min(flat.len());
                 came.extend_from_slice(&flat[..taken]);
-                queue.advance(taken);
+                whole += queue.advance(taken);
                 prop_assert_eq!(queue.bytes(), expected.len() - came.len());
             }
+            // What was written before it was queued belongs to the first frame.
+            let begun = begun.min(frames[0].1 - 1);
+            prop_assert_eq!(whole, expected.len() + begun);
             prop_assert_eq!(came, expected);
             prop_assert!(queue.shares.iter().all(|(_, bytes)| *bytes == 0));
         }

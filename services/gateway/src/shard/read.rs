@@ -3,7 +3,6 @@
 use std::io::ErrorKind;
 
 use imaccess_net::handle::Handle;
-use imaccess_proto::v1::{LoginAttempt, Transport};
 use imaccess_wire::frame::{Accepted, Close, Join, Leave, Pong, Reply, Request, Send};
 use imaccess_wire::header::{FrameType, Split, peek, split};
 use imaccess_wire::{Code, ProtocolError};
@@ -32,6 +31,19 @@ impl Shard {
 
     /// One read; whether there may be more.
     fn read_once(&mut self, slot: u32, buffer: &mut [u8]) -> bool {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return false;
+        };
+        let (phase, begun) = (connection.phase, connection.partial.is_some());
+        match phase {
+            Phase::Connecting if !begun && self.peek_login(slot, buffer) => {
+                return false;
+            }
+            Phase::Authenticating => return self.read_behind_login(slot, buffer),
+            // State is being replaced: what the client sends waits where nothing can be lost.
+            Phase::Online if self.holding.is_some() => return self.hold(slot),
+            _ => {}
+        }
         let Some(connection) = self.connections.get_mut(slot) else {
             return false;
         };
@@ -66,8 +78,33 @@ impl Shard {
         }
         let since = begun.map(|partial| partial.since);
         self.frames(slot, &buffer[..start + received], since);
+        if let Some(connection) = self.connections.get(slot) {
+            // Up to the last whole frame, which has been handed on.
+            let begun = connection
+                .partial
+                .as_ref()
+                .map_or(0, |partial| partial.bytes.len());
+            self.cursors.add_read(slot, (start + received - begun) as u64);
+        }
         self.answer(slot);
         self.note_more(slot, more)
+    }
+
+    /// Puts off reading a connection until state can be asked again.
+    fn hold(&mut self, slot: u32) -> bool {
+        if let Some(connection) = self.connections.get_mut(slot)
+            && !std::mem::replace(&mut connection.has_more, true)
+        {
+            self.held.push(slot);
+        }
+        false
+    }
+
+    /// Reads on what was put off.
+    pub(crate) fn release_held(&mut self) {
+        if self.holding.take().is_some() {
+            self.unread.append(&mut self.held);
+        }
     }
 
     /// Edge-triggered: a connection that may have more is read again next turn without another event.
@@ -92,12 +129,10 @@ impl Shard {
                     rest = frame.rest;
                     first = false;
                     self.frame(slot, &frame);
-                    if self
-                        .connections
-                        .get(slot)
-                        .is_none_or(|connection| connection.phase == Phase::Closing)
-                    {
-                        return;
+                    match self.connections.get(slot).map(|connection| connection.phase) {
+                        None | Some(Phase::Closing) => return,
+                        Some(Phase::Authenticating) => return self.behind_login(slot, rest),
+                        Some(_) => {}
                     }
                 }
                 Ok(None) => break,
@@ -140,7 +175,14 @@ impl Shard {
             (Phase::Online, FrameType::Join | FrameType::Leave | FrameType::PushAck) => {
                 self.forward(slot, kind, frame);
             }
-            (Phase::Connecting, FrameType::Login) => self.login(slot, frame),
+            (Phase::Connecting, FrameType::Login) => {
+                // It came in pieces, so it had to be read: it is kept until state has answered it.
+                connection.partial = Some(Box::new(Partial {
+                    bytes: frame.frame.to_vec(),
+                    since: self.tick,
+                }));
+                self.login(slot, frame.frame);
+            }
             (_, FrameType::Close) => self.goodbye(slot, frame.body()),
             (Phase::Online, _) => self.end(slot, Code::Unexpected),
             (Phase::Connecting | Phase::Authenticating, _) => self.end(slot, Code::NotLoggedIn),
@@ -167,7 +209,7 @@ impl Shard {
     }
 
     /// The client says goodbye: no resume is wanted, unless its code says so.
-    fn goodbye(&mut self, slot: u32, body: &[u8]) {
+    pub(crate) fn goodbye(&mut self, slot: u32, body: &[u8]) {
         let code = match Close::decode(body) {
             Ok(close) if close.resumable => Code::ConnectionLost,
             _ => Code::ClientLeft,
@@ -177,7 +219,7 @@ impl Shard {
 
     /// Passes a data frame on to state, or answers that it can't.
     fn forward(&mut self, slot: u32, kind: FrameType, frame: &Split<'_>) {
-        let Some(attachment) = self.link.attachment() else {
+        let Some(attachment) = self.link.usable() else {
             self.counts.shed_no_state += 1;
             return self.shed(slot, kind, frame.body(), Code::Retry);
         };
@@ -186,8 +228,10 @@ impl Shard {
             return self.shed(slot, kind, frame.body(), Code::Busy);
         }
         self.announce(slot, attachment);
+        self.note_asked(slot, kind, frame.body());
         let handle = self.handle(slot);
         self.outbox.uplink(handle, frame.frame);
+        self.cursors.add_forwarded(slot);
     }
 
     /// Puts a connection's snapshot row before its first event on this attachment.
@@ -199,7 +243,8 @@ impl Shard {
             connection.announced = attachment;
             let serial = connection.serial;
             let handle = self.handle(slot);
-            self.outbox.row(handle, serial, self.tickets.get(slot));
+            let forwarded = self.cursors.get(slot).forwarded;
+            self.outbox.row(handle, serial, self.tickets.get(slot), forwarded);
         }
     }
 
@@ -236,38 +281,8 @@ impl Shard {
         }
     }
 
-    /// Passes a login on to state, or refuses it.
-    fn login(&mut self, slot: u32, frame: &Split<'_>) {
-        let Some(attachment) = self.link.attachment() else {
-            return self.refuse_login(slot, Code::LoginUnavailable);
-        };
-        if self.outbox.bytes() + frame.frame.len() > self.limits.link_queue {
-            return self.refuse_login(slot, Code::Overloaded);
-        }
-        let handle = self.handle(slot);
-        let Some(connection) = self.connections.get_mut(slot) else {
-            return;
-        };
-        connection.phase = Phase::Authenticating;
-        connection.since = self.tick;
-        connection.announced = attachment;
-        let address = connection.address.as_deref().copied();
-        let keep_address = self.admission.per_address();
-        if !keep_address {
-            connection.address = None;
-        }
-        self.outbox.login(LoginAttempt {
-            handle: handle.bits(),
-            serial: connection.serial,
-            frame: bytes::Bytes::copy_from_slice(frame.frame),
-            peer: address.map_or_else(String::new, |address| address.to_string()),
-            transport: Transport::Tcp.into(),
-        });
-        self.look_again(slot);
-    }
-
     /// What the peer sent is no frame: a close with its own code, and no effect on others.
-    fn refuse_bytes(&mut self, slot: u32, error: ProtocolError) {
+    pub(crate) fn refuse_bytes(&mut self, slot: u32, error: ProtocolError) {
         tracing::debug!(handle = %self.handle(slot), %error, "closing a connection");
         self.end(slot, error.code());
     }

@@ -1,10 +1,11 @@
 //! The stream to state: attached or not, and the snapshot with which every attachment begins.
 
+use std::sync::atomic::Ordering;
+
+use imaccess_common::generation::{self, Span};
 use imaccess_net::handle::Handle;
 use imaccess_net::wheel::Tick;
-use imaccess_proto::LINK_GENERATION;
-use imaccess_proto::v1::{GatewayBatch, GatewayHello, StateBatch};
-use imaccess_wire::Code;
+use imaccess_proto::v1::{GatewayBatch, GatewayHello, Quiesce, StateBatch, StateHello};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
@@ -26,9 +27,24 @@ pub(crate) enum Link {
     /// State is there; attachments are counted.
     Attached {
         number: u32,
+        /// Link generation in common; 0 until state has said its own.
+        generation: u32,
+        leaving: Leaving,
         inbound: Box<Streaming<StateBatch>>,
         outbound: mpsc::Sender<Result<GatewayBatch, Status>>,
     },
+}
+
+/// Whether one side is about to leave in order (see `Quiesce` in link.proto).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    Nobody,
+    /// State has said so, and gets nothing more from us.
+    State,
+    /// We have said so.
+    Gateway,
+    /// The other side has sent its last message.
+    Done,
 }
 
 impl Link {
@@ -43,6 +59,51 @@ impl Link {
             Self::Attached { number, .. } => Some(*number),
             Self::Detached { .. } => None,
         }
+    }
+
+    /// The attachment's number, if state can be sent something now.
+    #[inline]
+    pub(crate) fn usable(&self) -> Option<u32> {
+        match self {
+            Self::Attached {
+                number,
+                leaving: Leaving::Nobody,
+                ..
+            } => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// Whether state names the ended connections of which nothing is owed any more. A state that isn't there will.
+    pub(crate) fn settles(&self) -> bool {
+        !matches!(self, Self::Attached { generation: 1, .. })
+    }
+
+    /// Whether both sides can leave without losing anything.
+    pub(crate) fn quiesces(&self) -> bool {
+        matches!(self, Self::Attached { generation: 2.., .. })
+    }
+
+    /// Whether the other side has sent its last message.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(
+            self,
+            Self::Attached {
+                leaving: Leaving::Done,
+                ..
+            }
+        )
+    }
+
+    pub(crate) fn leaving(&mut self, now: Leaving) {
+        if let Self::Attached { leaving, .. } = self {
+            *leaving = now;
+        }
+    }
+
+    /// The other side has sent its last message.
+    pub(crate) fn heard_done(&mut self) {
+        self.leaving(Leaving::Done);
     }
 
     pub(crate) fn detached_since(&self) -> Option<Tick> {
@@ -86,9 +147,10 @@ pub(crate) enum Activity {
     Room,
 }
 
-/// How far the snapshot has come: first the connections, then the groups.
+/// How far the snapshot has come: first the connections that have ended, then those that are there, then the groups.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
+    ended: bool,
     slot: u32,
     group: u32,
     /// Members of it before this position are still to be listed.
@@ -102,14 +164,16 @@ impl Shard {
             self.link_lost("another sidecar attached");
         }
         self.attachments += 1;
+        let spoken = generation::spoken().link;
         let hello = GatewayBatch {
             hello: Some(GatewayHello {
                 instance: self.instance.clone(),
                 incarnation: self.incarnation,
                 shard: self.id.into(),
                 shards: self.shards,
-                link_generation: LINK_GENERATION,
-                ..GatewayHello::default()
+                link_generation: spoken.oldest,
+                newest_generation: spoken.newest,
+                takeover: self.takeover.into(),
             }),
             ..GatewayBatch::default()
         };
@@ -119,10 +183,13 @@ impl Shard {
         tracing::info!(shard = self.id, sessions = self.sessions, "state attached");
         self.link = Link::Attached {
             number: self.attachments,
+            generation: 0,
+            leaving: Leaving::Nobody,
             inbound: Box::new(attach.inbound),
             outbound: attach.outbound,
         };
         self.snapshot = Some(Snapshot {
+            ended: false,
             slot: 0,
             group: 0,
             member: usize::MAX,
@@ -130,32 +197,81 @@ impl Shard {
         self.metrics.links.inc();
         self.metrics.link_attached.inc();
         self.link_up.set(true);
+        // A state that has just come has brought its custodian.
+        self.dial_custodian();
     }
 
-    /// State is gone. Connections stay; logins that were with it are refused, because nobody will answer them.
+    /// State has said which generations it speaks.
+    pub(crate) fn heard_hello(&mut self, hello: &StateHello) {
+        let spoken = generation::spoken().link;
+        let theirs = Span::new(hello.link_generation, hello.newest_generation);
+        let Some(common) = spoken.common(theirs) else {
+            let why = format!(
+                "state speaks link generation {theirs}, this gateway {spoken}: run versions that share one"
+            );
+            return self.link_lost(&why);
+        };
+        if let Link::Attached { generation, .. } = &mut self.link
+            && std::mem::replace(generation, common) == 0
+            && common >= 2
+        {
+            self.handover.links.fetch_add(1, Ordering::AcqRel);
+        }
+        if common < 2 {
+            // It won't say when it is ready, and never leaves in order.
+            self.release_held();
+        }
+    }
+
+    /// State is about to leave: it gets what is ready, and then nothing more; what clients send waits in the kernel until the next
+    /// state is there.
+    pub(crate) fn state_leaves(&mut self) {
+        tracing::info!(
+            shard = self.id,
+            sessions = self.sessions,
+            "state is being replaced"
+        );
+        self.holding = Some(self.tick);
+        self.outbox.quiesce(Quiesce::Done);
+        self.link.leaving(Leaving::State);
+    }
+
+    /// State is gone. Connections stay; logins wait for the next one. If it went without a word, what it was asked is
+    /// answered retry.
     pub(crate) fn link_lost(&mut self, why: &str) {
         if self.link.attachment().is_none() {
             return;
         }
-        tracing::warn!(
-            shard = self.id,
-            sessions = self.sessions,
-            why,
-            "the link to state is down"
-        );
+        let in_order = self.link.is_done();
+        if in_order {
+            tracing::info!(shard = self.id, sessions = self.sessions, "state has left");
+        } else {
+            tracing::warn!(
+                shard = self.id,
+                sessions = self.sessions,
+                why,
+                "the link to state is down"
+            );
+        }
+        if self.link.quiesces() {
+            self.handover.links.fetch_sub(1, Ordering::AcqRel);
+        }
         self.link = Link::detached(self.tick);
         self.snapshot = None;
         self.outbox.clear();
         self.metrics.links.dec();
         self.link_up.set(false);
         for slot in 0..self.connections.slots() {
-            if self
-                .connections
-                .get(slot)
-                .is_some_and(|connection| connection.phase == Phase::Authenticating)
+            if let Some(connection) = self.connections.get_mut(slot)
+                && connection.phase == Phase::Authenticating
             {
-                self.refuse_login(slot, Code::LoginUnavailable);
+                connection.announced = 0;
+                self.logins_wait = true;
             }
+        }
+        if !in_order {
+            // Nobody else will answer: also what is held was never asked, so it needs no answer.
+            self.answer_unanswered();
         }
     }
 
@@ -190,7 +306,7 @@ impl Shard {
 
     /// The next chunk of the snapshot, between live traffic; whether there was one.
     pub(crate) fn snapshot_chunk(&mut self) -> bool {
-        let (Some(mut snapshot), Some(attachment)) = (self.snapshot.take(), self.link.attachment()) else {
+        let (Some(mut snapshot), Some(attachment)) = (self.snapshot.take(), self.link.usable()) else {
             return false;
         };
         if self.outbox.bytes() > self.limits.link_queue / 2 || self.outbox.snapshot_bytes() > SNAPSHOT_AHEAD {
@@ -198,16 +314,26 @@ impl Shard {
             self.snapshot = Some(snapshot);
             return false;
         }
+        if !std::mem::replace(&mut snapshot.ended, true) && self.ended.len() > 0 {
+            // One message: at most 100,000 of 200 bytes, after a storm of ends.
+            let rows = self.ended.rows(self.tick).collect();
+            self.outbox.ended(rows);
+            self.snapshot = Some(snapshot);
+            return true;
+        }
         let last = self.connections.slots();
         if snapshot.slot < last {
             let end = (snapshot.slot + ROWS_PER_TURN).min(last);
             for slot in snapshot.slot..end {
-                if self
-                    .connections
-                    .get(slot)
-                    .is_some_and(|connection| connection.phase == Phase::Online)
-                {
-                    self.announce(slot, attachment);
+                match self.connections.get(slot) {
+                    Some(connection) if connection.phase == Phase::Online => self.announce(slot, attachment),
+                    Some(connection)
+                        if connection.phase == Phase::Authenticating
+                            && connection.announced != attachment =>
+                    {
+                        self.repeat_login(slot);
+                    }
+                    _ => {}
                 }
             }
             snapshot.slot = end;

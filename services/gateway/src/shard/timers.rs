@@ -11,6 +11,12 @@ use super::connection::{Connection, Phase};
 /// One tick. Deadlines are met up to one tick late; at 250 ms a 5 s deadline is 5 % inexact and a million
 /// connections with 60 s pings cost 7,000 looks a second at most.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
+/// The tick at which a shard begins: there must be a past, for connections that are taken over were heard in it. Ten
+/// minutes are more than any silence that is waited for.
+pub(crate) const FIRST_TICK: Tick = 2_400;
+/// How long what a client sends may wait in the kernel for a state that is being replaced, and a login for any state that
+/// was there just now: ten times what a replacement takes, and well below every client's patience.
+const PATIENCE: Tick = 8;
 /// Buckets of the wheel: 256 s, more than two and a half of the longest usual ping interval.
 pub(crate) const BUCKETS: usize = 1_024;
 
@@ -123,6 +129,16 @@ impl Shard {
 
     /// What isn't about single connections.
     fn every_tick(&mut self) {
+        if self
+            .holding
+            .is_some_and(|since| self.tick.saturating_sub(since) >= PATIENCE)
+        {
+            self.release_held();
+        }
+        if self.logins_wait && !self.waits_for_state() {
+            self.refuse_waiting();
+        }
+        self.dial_custodian();
         if let Some(since) = self.link.detached_since()
             && self.sessions > 0
             && self.tick.saturating_sub(since) >= self.deadlines.without_state
@@ -149,11 +165,22 @@ impl Shard {
         let (sessions, connections) = (self.sessions as i64, self.connections.len() as i64);
         let (queued, waiting) = (self.queued_bytes as i64, self.fanout.waiting_bytes() as i64);
         // Gauges are shared by all shards: each adds what changed.
-        let before = std::mem::replace(&mut self.reported, [sessions, connections, queued, waiting]);
+        let ended = self.ended.len() as i64;
+        let now = [sessions, connections, queued, waiting, ended];
+        let before = std::mem::replace(&mut self.reported, now);
         self.metrics.sessions.add(sessions - before[0]);
         self.metrics.connections.add(connections - before[1]);
         self.metrics.queued_bytes.add(queued - before[2]);
         self.metrics.fanout_waiting_bytes.add(waiting - before[3]);
+        self.metrics.ended_changed(ended - before[4]);
+    }
+
+    /// Whether state was there so short a time ago that a login may wait for it.
+    pub(crate) fn waits_for_state(&self) -> bool {
+        match self.link.detached_since() {
+            Some(since) => self.tick.saturating_sub(since) < PATIENCE,
+            None => true,
+        }
     }
 
     /// Ends every connection that isn't ending.
@@ -166,7 +193,9 @@ impl Shard {
 
 /// The tick of a moment on the shard's clock, which starts at 0.
 pub(crate) fn ticks_since_start(ms: u64) -> Tick {
-    Tick::try_from(ms / TICK.as_millis() as u64).unwrap_or(Tick::MAX)
+    Tick::try_from(ms / TICK.as_millis() as u64)
+        .unwrap_or(Tick::MAX)
+        .saturating_add(FIRST_TICK)
 }
 
 #[cfg(test)]
@@ -186,21 +215,9 @@ mod tests {
     fn connection(phase: Phase) -> Connection {
         let (one, _) = std::os::unix::net::UnixStream::pair().unwrap();
         Connection {
-            socket: ClientSocket::new(one.into()),
             phase,
-            ended: false,
-            has_more: false,
-            admitted: true,
-            code: Code::Ok,
             ping_interval_s: 60,
-            announced: 0,
-            serial: 1,
-            accepted_ms: 0,
-            last_seen: 100,
-            since: 100,
-            partial: None,
-            queue: None,
-            address: None,
+            ..Connection::new(ClientSocket::new(one.into()), 1, 100)
         }
     }
 

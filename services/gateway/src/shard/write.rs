@@ -58,6 +58,7 @@ impl Shard {
                 Ok(taken) => {
                     self.counts.sent_bytes += taken as u64;
                     if taken == bytes.len() {
+                        self.cursors.add_written(slot, taken as u64);
                         return Delivered::Written;
                     }
                     written = taken;
@@ -94,6 +95,7 @@ impl Shard {
             .get_or_insert_with(|| Box::new(OutQueue::since(tick)));
         let before = queue.bytes();
         let pushed = queue.push(frame, written, share, most);
+        self.cursors.set_queued(slot, queue.frames() as u16);
         self.queued_bytes = self.queued_bytes + queue.bytes() - before;
         match pushed {
             Pushed::Queued => Delivered::Queued,
@@ -140,7 +142,7 @@ impl Shard {
                 Ok(taken) => {
                     self.counts.sent_bytes += taken as u64;
                     queue.progress = self.tick;
-                    queue.advance(taken);
+                    self.cursors.add_written(slot, queue.advance(taken) as u64);
                     if taken < offered {
                         break;
                     }
@@ -153,6 +155,7 @@ impl Shard {
             }
         }
         self.queued_bytes = self.queued_bytes + queue.bytes() - before;
+        self.cursors.set_queued(slot, queue.frames() as u16);
         let drained = queue.is_empty();
         if drained {
             connection.queue = None;
