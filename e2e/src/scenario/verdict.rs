@@ -8,6 +8,9 @@ use crate::witness::Testimony;
 /// A planned change may delay a request by so much, in milliseconds.
 const STALL_MS: f64 = 200.0;
 
+/// Requests that are shown one by one.
+const SLOWEST: usize = 10;
+
 /// Counts as a figure or limit; they are far below 2^53.
 pub(super) fn count(count: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
@@ -19,6 +22,10 @@ pub(super) fn count(count: u64) -> f64 {
 pub(super) fn note(testimony: &Testimony, report: &mut Report) {
     testimony.plain.note("plain", report);
     testimony.sdk.note("sdk", report);
+    report.figure(
+        "plain_slowest",
+        format!("{:.3?}", testimony.plain.slowest(SLOWEST)),
+    );
     let visits = &testimony.visits;
     report.figure("visits", visits.begun);
     report.figure("visits_retries", visits.retries);
@@ -65,6 +72,7 @@ pub(super) fn stall(
     report: &mut Report,
 ) -> f64 {
     let stall = testimony.plain.stall(windows);
+    report.figure(&format!("stall_{kind}_windows"), format!("{windows:.3?}"));
     report.figure(&format!("stall_{kind}_requests"), stall.count());
     let quantiles = [("p50", 0.5), ("p99", 0.99), ("longest", 1.0)];
     for (name, share) in quantiles {

@@ -155,6 +155,15 @@ impl Tally {
         self.stall(&[(Duration::ZERO, Duration::MAX)])
     }
 
+    /// The slowest requests: when due and how long, in seconds, for whoever looks for why.
+    #[must_use]
+    pub fn slowest(&self, most: usize) -> Vec<(f64, f64)> {
+        let mut all = self.samples.clone();
+        all.sort_unstable_by_key(|sample| std::cmp::Reverse(sample.took));
+        let seconds = |sample: &Sample| (sample.due.as_secs_f64(), sample.took.as_secs_f64());
+        all.iter().take(most).map(seconds).collect()
+    }
+
     /// Final answers with other codes than `ok`.
     #[must_use]
     pub fn not_ok(&self) -> u64 {
@@ -241,6 +250,7 @@ mod tests {
         assert!((stall.quantile_ms(1.0) - 20_000.0).abs() < 1e-9);
         assert!(Stall::default().quantile_ms(1.0).is_nan());
         assert_eq!(tally.all().count(), 6);
+        assert_eq!(tally.slowest(2), [(0.16, 20.0), (0.199, 0.1)]);
     }
 
     #[test]
