@@ -27,6 +27,3 @@ pub mod http2 {
     /// length. At 64 stream windows the stream's own window always stops the sender first.
     pub const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
 }
-
-/// Generation of the gateway ⇄ state link that this build speaks.
-pub const LINK_GENERATION: u32 = 1;

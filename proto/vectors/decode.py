@@ -31,6 +31,7 @@ FRAMES = {
     14: ("LEAVE", MEMBER + "|"),
     15: ("GO_AWAY", "code:u16 | deadline_ms:u32 endpoint:endpoint ticket:bytes96 delay_ms:u32 |"),
     16: ("CLOSE", "code:u16 | retry_after_ms:u32 resumable:bool reason:text256 |"),
+    17: ("REPEAT", "| |"),
 }
 
 

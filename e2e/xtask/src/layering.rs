@@ -26,7 +26,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "imaccess-state",
-        &["imaccess-wire", "imaccess-proto", "imaccess-common"],
+        &[
+            "imaccess-wire",
+            "imaccess-net",
+            "imaccess-proto",
+            "imaccess-common",
+        ],
     ),
     ("imaccess-ipconfig", &["imaccess-common"]),
     ("imaccess-sdk", &["imaccess-wire"]),

@@ -31,6 +31,8 @@ pub fn init_logging(format: LogFormat, default_filter: &str) {
     });
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Whoever reads stderr may be gone before this process. Saying so on stderr would panic.
+        .log_internal_errors(false)
         .with_writer(io::stderr);
     // An error means that logging is already set up: the first call has won.
     let _first_wins = match format {

@@ -4,20 +4,26 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 1 | key id |
+//! | 1 | `0x80` + generation; not there in generation 1 |
+//! | 1 | key id, at most 127 |
 //! | 16 | session id |
 //! | 8 | epoch, big-endian |
 //! | 4 | expiry in Unix seconds, big-endian |
 //! | 1 + app + device | ciphertext of the app's length, the app and the device |
 //! | 16 | AES-256-GCM tag |
 //!
-//! The first 29 bytes are clear and are the additional data, so no bit of a ticket can be changed. The longest app
-//! and device give 94 bytes: under the 96 that an arena slot has, which leaves no room for a random nonce.
+//! Everything before the ciphertext is clear and is the additional data, so no bit of a ticket can be changed. The
+//! longest app and device give 95 bytes: under the 96 that an arena slot has, which leaves no room for a random nonce.
+//!
+//! Generation 1 begins with its key id, which is why key ids end at 127. Both are opened; sealed is the newest that this
+//! process [speaks](crate::generation::spoken). One of a later generation is told apart
+//! ([`UnknownGeneration`](TicketError::UnknownGeneration)), so that its holder logs in as if for the first time.
 //!
 //! # Why a fixed nonce is safe
 //!
 //! The AEAD key is made for each ticket: `HMAC-SHA256(cluster key, clear part)`, where the cluster key is
-//! `HMAC-SHA256(master, "imaccess ticket v1" ‖ cluster)`. The nonce is zero. GCM breaks when one key and nonce seal two
+//! `HMAC-SHA256(master, "imaccess ticket v2" ‖ cluster)`, with the generation's own text, so that none is taken for one of
+//! another. The nonce is zero. GCM breaks when one key and nonce seal two
 //! different plaintexts. Here a derived key stands for exactly one (key id, cluster, session, epoch, expiry), and for
 //! that the plaintext is always the same: a session belongs to one app and device from its first login on, and its
 //! id is 128 random bits, never chosen by a client, so two sessions never share one. Sealing the same ticket twice
@@ -33,6 +39,7 @@ use std::ops::Deref;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
 
+use crate::generation;
 use crate::identity::{Epoch, SessionId};
 
 /// Longest app id in a ticket, in bytes.
@@ -42,12 +49,63 @@ pub const MAX_DEVICE: usize = 36;
 /// Bytes a sealed ticket may have.
 pub const MAX_SEALED: usize = 96;
 
-/// Key id, session, epoch, expiry.
-const CLEAR: usize = 1 + 16 + 8 + 4;
-const TAG: usize = 16;
-const PURPOSE: &[u8] = b"imaccess ticket v1";
+/// Highest key id: a first byte above it says a generation.
+pub const MAX_KEY_ID: u8 = 0x7F;
 
-const _: () = assert!(CLEAR + 1 + MAX_APP + MAX_DEVICE + TAG <= MAX_SEALED);
+/// Set in the first byte from generation 2 on.
+const GENERATION_FLAG: u8 = 0x80;
+/// Key id, session, epoch, expiry.
+const FIELDS: usize = 1 + 16 + 8 + 4;
+const TAG: usize = 16;
+
+const _: () = assert!(1 + FIELDS + 1 + MAX_APP + MAX_DEVICE + TAG <= MAX_SEALED);
+
+/// How a ticket is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Generation {
+    /// Its first byte is the key id.
+    First,
+    /// Its first byte is the generation.
+    Second,
+}
+
+impl Generation {
+    /// What goes into the derivation of its keys.
+    fn purpose(self) -> &'static [u8] {
+        match self {
+            Generation::First => b"imaccess ticket v1",
+            Generation::Second => b"imaccess ticket v2",
+        }
+    }
+
+    /// Bytes before the key id.
+    fn prefix(self) -> usize {
+        match self {
+            Generation::First => 0,
+            Generation::Second => 1,
+        }
+    }
+
+    /// The newest that this process speaks and this code writes.
+    fn newest() -> Generation {
+        match generation::spoken().ticket.newest {
+            0 | 1 => Generation::First,
+            _ => Generation::Second,
+        }
+    }
+
+    /// That of a sealed ticket.
+    fn of(sealed: &[u8]) -> Result<Generation, TicketError> {
+        match *sealed.first().ok_or(TicketError::Malformed)? {
+            0..=MAX_KEY_ID => Ok(Generation::First),
+            first => match first & !GENERATION_FLAG {
+                0 | 1 => Err(TicketError::Malformed),
+                2 => Ok(Generation::Second),
+                _ => Err(TicketError::UnknownGeneration),
+            },
+        }
+    }
+}
 
 /// What a ticket says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +128,9 @@ pub enum TicketError {
     /// It names a key that isn't among ours (retired, or another cluster's).
     #[error("the ticket's key is unknown")]
     UnknownKey,
+    /// It was sealed by a later version, in a way that isn't known here.
+    #[error("the ticket is of a later generation")]
+    UnknownGeneration,
     /// It has not a ticket's form.
     #[error("not a ticket")]
     Malformed,
@@ -135,23 +196,33 @@ impl fmt::Debug for SealedTicket {
 
 /// A cluster's ticket keys; the first seals, all open.
 pub struct TicketKeys {
-    /// Key id and cluster key; two or three while keys rotate, so that a scan is the fastest look-up.
-    keys: Vec<(u8, hmac::Key)>,
+    /// Key id and the cluster's key of each generation; two or three while keys rotate, so that a scan is the fastest
+    /// look-up.
+    keys: Vec<(u8, [hmac::Key; 2])>,
+    /// What is sealed.
+    generation: Generation,
 }
 
 impl TicketKeys {
     /// Derives the cluster's keys from master keys with their ids. Of two with the same id the first counts. Without
-    /// any, nothing can be sealed or opened ([`TicketError::UnknownKey`]).
+    /// any, nothing can be sealed or opened ([`TicketError::UnknownKey`]). Ids are at most [`MAX_KEY_ID`]: one above it
+    /// is not a key's, and is left out.
     #[must_use]
     pub fn new(cluster: &str, keys: Vec<(u8, [u8; 32])>) -> TicketKeys {
         let of_cluster = |(id, master): (u8, [u8; 32])| {
-            let mut derivation = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &master));
-            derivation.update(PURPOSE);
-            derivation.update(cluster.as_bytes());
-            (id, hmac::Key::new(hmac::HMAC_SHA256, derivation.sign().as_ref()))
+            let master = hmac::Key::new(hmac::HMAC_SHA256, &master);
+            let of_generation = |generation: Generation| {
+                let mut derivation = hmac::Context::with_key(&master);
+                derivation.update(generation.purpose());
+                derivation.update(cluster.as_bytes());
+                hmac::Key::new(hmac::HMAC_SHA256, derivation.sign().as_ref())
+            };
+            (id, [Generation::First, Generation::Second].map(of_generation))
         };
+        let keys = keys.into_iter().filter(|(id, _)| *id <= MAX_KEY_ID);
         TicketKeys {
-            keys: keys.into_iter().map(of_cluster).collect(),
+            keys: keys.map(of_cluster).collect(),
+            generation: Generation::newest(),
         }
     }
 
@@ -161,46 +232,52 @@ impl TicketKeys {
         if app.len() > MAX_APP || device.len() > MAX_DEVICE {
             return Err(TicketError::TooLong);
         }
-        let (id, key) = self.keys.first().ok_or(TicketError::UnknownKey)?;
+        let (id, keys) = self.keys.first().ok_or(TicketError::UnknownKey)?;
         let mut bytes = [0; MAX_SEALED];
-        bytes[0] = *id;
-        bytes[1..17].copy_from_slice(ticket.session.as_bytes());
-        bytes[17..25].copy_from_slice(&ticket.epoch.0.to_be_bytes());
-        bytes[25..29].copy_from_slice(&ticket.expires_unix_s.to_be_bytes());
-        let (clear, rest) = bytes.split_at_mut(CLEAR);
+        let prefix = self.generation.prefix();
+        bytes[0] = GENERATION_FLAG | 2;
+        let fields = &mut bytes[prefix..prefix + FIELDS];
+        fields[0] = *id;
+        fields[1..17].copy_from_slice(ticket.session.as_bytes());
+        fields[17..25].copy_from_slice(&ticket.epoch.0.to_be_bytes());
+        fields[25..29].copy_from_slice(&ticket.expires_unix_s.to_be_bytes());
+        let (clear, rest) = bytes.split_at_mut(prefix + FIELDS);
         let (app_at, device_at) = (1, 1 + app.len());
         let plain = device_at + device.len();
         rest[0] = app.len() as u8;
         rest[app_at..device_at].copy_from_slice(app);
         rest[device_at..plain].copy_from_slice(device);
-        let tag = ticket_key(key, clear)
+        let tag = ticket_key(&keys[self.generation as usize], clear)
             .seal_in_place_separate_tag(nonce(), Aad::from(&*clear), &mut rest[..plain])
             .expect("AES-GCM seals fifty bytes");
         rest[plain..plain + TAG].copy_from_slice(tag.as_ref());
         Ok(SealedTicket {
-            length: (CLEAR + plain + TAG) as u8,
+            length: (prefix + FIELDS + plain + TAG) as u8,
             bytes,
         })
     }
 
     /// Opens and checks. Whether it has expired is only told of a genuine one.
     pub fn open(&self, sealed: &[u8], now_unix_s: u32) -> Result<Ticket, TicketError> {
-        if sealed.len() > MAX_SEALED || sealed.len() < CLEAR + 1 + TAG {
+        let generation = Generation::of(sealed)?;
+        let prefix = generation.prefix();
+        if sealed.len() > MAX_SEALED || sealed.len() < prefix + FIELDS + 1 + TAG {
             return Err(TicketError::Malformed);
         }
-        let (clear, rest) = sealed.split_at(CLEAR);
-        let (_, key) = self
+        let (clear, rest) = sealed.split_at(prefix + FIELDS);
+        let fields = &clear[prefix..];
+        let (_, keys) = self
             .keys
             .iter()
-            .find(|(id, _)| *id == clear[0])
+            .find(|(id, _)| *id == fields[0])
             .ok_or(TicketError::UnknownKey)?;
-        let mut opened = [0; MAX_SEALED - CLEAR];
+        let mut opened = [0; MAX_SEALED - FIELDS];
         let opened = &mut opened[..rest.len()];
         opened.copy_from_slice(rest);
-        let plain = ticket_key(key, clear)
+        let plain = ticket_key(&keys[generation as usize], clear)
             .open_in_place(nonce(), Aad::from(clear), opened)
             .map_err(|_| TicketError::Forged)?;
-        let expires_unix_s = u32::from_be_bytes(array(&clear[25..29]));
+        let expires_unix_s = u32::from_be_bytes(array(&fields[25..29]));
         if now_unix_s >= expires_unix_s {
             return Err(TicketError::Expired);
         }
@@ -213,8 +290,8 @@ impl TicketKeys {
                 .map_err(|_| TicketError::Malformed)
         };
         Ok(Ticket {
-            session: SessionId(array(&clear[1..17])),
-            epoch: Epoch(u64::from_be_bytes(array(&clear[17..25]))),
+            session: SessionId(array(&fields[1..17])),
+            epoch: Epoch(u64::from_be_bytes(array(&fields[17..25]))),
             expires_unix_s,
             app: text(app)?,
             device: text(device)?,

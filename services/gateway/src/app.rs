@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::shard::handover::Left;
 use crate::shard::{CUSTODY_SOCKET, Ending, OwnListener, Shard, ShardParts};
 use crate::takeover::plan::{self, Fate, Why};
-use crate::takeover::{self, Inheritance, TakeBackError};
+use crate::takeover::{self, Inheritance, TakeBackError, TakenBack};
 use crate::volume::{self, Incarnation, Lock};
 
 /// Connections that may wait in the kernel until they are accepted; `net.core.somaxconn` caps it.
@@ -120,8 +120,9 @@ impl Gateway {
         let mut cursors: Vec<Cursors> = (0..shards).map(|_| Cursors::none()).collect();
         if config.custody {
             let custodian = config.socket_dir.join(CUSTODY_SOCKET);
-            let taken = takeover::take_back(&custodian, &incarnation).map_err(BindError::TakeBack)?;
-            let taken = taken.unwrap_or_default();
+            let taken = take_back(custodian, incarnation.clone())
+                .await?
+                .unwrap_or_default();
             inheritance =
                 Inheritance::gather(&config.socket_dir, &incarnation, taken, shards).map_err(volume)?;
             for (shard, cursors) in cursors.iter_mut().enumerate() {
@@ -343,6 +344,22 @@ impl Gateway {
             listeners: self.listeners.iter().map(Vec::len).sum(),
             milliseconds: self.took.as_millis() as u64,
         }
+    }
+}
+
+/// Takes back what is held, on a thread of its own: it waits for the custodian, and the runtime must not.
+async fn take_back(custodian: PathBuf, incarnation: Incarnation) -> Result<Option<TakenBack>, BindError> {
+    let (sender, taken) = tokio::sync::oneshot::channel();
+    thread::Builder::new()
+        .name("take-back".to_owned())
+        .spawn(move || {
+            // Nobody waits any more if the gateway was dropped; what was taken is still held then.
+            let _ = sender.send(takeover::take_back(&custodian, &incarnation));
+        })
+        .map_err(BindError::Thread)?;
+    match taken.await {
+        Ok(taken) => taken.map_err(BindError::TakeBack),
+        Err(_) => Err(BindError::Thread(io::Error::other("its thread panicked"))),
     }
 }
 

@@ -349,5 +349,6 @@ fn frame_type_name(index: usize) -> &'static str {
         Some(FrameType::Leave) => "leave",
         Some(FrameType::GoAway) => "go_away",
         Some(FrameType::Close) => "close",
+        Some(FrameType::Repeat) => "repeat",
     }
 }

@@ -6,7 +6,9 @@
 mod bench;
 mod call;
 mod cluster;
+mod compat;
 mod connect;
+mod control;
 mod echo;
 mod exit;
 mod part;
@@ -15,6 +17,7 @@ mod run;
 mod state;
 mod terminal;
 mod up;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -52,6 +55,10 @@ enum Verb {
     Ipconfig(part::PartArgs),
     /// Run the echo business: answers every request with its own payload
     Echo(echo::EchoArgs),
+    /// Replace gateways, or their state sidecars, by another binary without closing a connection
+    Upgrade(upgrade::UpgradeArgs),
+    /// Print which generations of each format this binary speaks
+    Compat(compat::CompatArgs),
     /// Print the version
     Version,
 }
@@ -79,6 +86,8 @@ fn main() -> ExitCode {
         Verb::State(arguments) => state::run(&arguments),
         Verb::Ipconfig(arguments) => part::run(&arguments, part::Kind::Ipconfig),
         Verb::Echo(arguments) => echo::run(&arguments),
+        Verb::Upgrade(arguments) => upgrade::run(&arguments),
+        Verb::Compat(arguments) => compat::run(&arguments),
         Verb::Version => {
             terminal::line(concat!("imaccess ", env!("CARGO_PKG_VERSION")));
             Ok(ExitCode::SUCCESS)
@@ -104,13 +113,22 @@ mod tests {
     #[test]
     fn lines_that_up_prints_and_tests_use_are_understood() {
         for line in [
-            "up --gateways 2 --processes --json --ephemeral --dir d --shards 1 --routing 2 --business-config b.yaml",
+            "up --no-custody",
+            "up --gateways 2 --processes --no-custody --json --ephemeral --dir d --shards 1 --routing 2 --business-config b.yaml",
             "call --business echo --data hello",
             "connect --device alice --join lobby,hall --business 1",
             "push --device a,b --data hi --push http://127.0.0.1:8100",
             "push --group lobby --business echo --data hi",
             "state --role routing --config f --set push_listen=127.0.0.1:0 --print-config",
             "gateway --config f --exit-with-parent",
+            "compat",
+            "compat --json",
+            "upgrade gateway",
+            "upgrade gateway --dir d --part gateway-0 --binary b --json",
+            "upgrade state --part state-0",
+            "upgrade gateway --config f --binary b --log f",
+            "upgrade state --config f --gateway-admin 127.0.0.1:9300 --supervised",
+            "gateway --config f --own-session",
             "echo --listen 127.0.0.1:0 --record f --hang --delay 10ms",
         ] {
             let words = std::iter::once("imaccess").chain(line.split(' '));
@@ -122,6 +140,12 @@ mod tests {
             "push --device a --group g --data hi",
             "state",
             "call --data x",
+            "upgrade",
+            "upgrade routing",
+            "upgrade gateway --config f --dir d",
+            "upgrade gateway --config f --part gateway-0",
+            "upgrade gateway --supervised",
+            "upgrade gateway --config f --supervised --log f",
         ] {
             let words = std::iter::once("imaccess").chain(line.split_whitespace());
             assert!(Cli::try_parse_from(words).is_err(), "{line}");

@@ -1,8 +1,10 @@
 //! Running one part of the cluster: its configuration, its life, its end.
 
+mod pid_file;
+
 use std::io::Read;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::echo::{EchoConfig, EchoServer};
 use crate::exit::{USAGE, WithStatus};
 use crate::{run, terminal};
+pub(crate) use pid_file::{PidFile, Running};
 
 /// For parts that hold no client connections: requests in flight are answered within it.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -43,6 +46,9 @@ pub(crate) struct PartArgs {
     /// End when standard input ends, which is when the process that started this one is gone
     #[arg(long, hide = true)]
     pub(crate) exit_with_parent: bool,
+    /// Leave the session of the process that started this one, so that it can end without ending this one
+    #[arg(long, hide = true)]
+    pub(crate) own_session: bool,
 }
 
 /// Which part.
@@ -99,7 +105,7 @@ impl Kind {
         }
     }
 
-    fn load(self, arguments: &PartArgs) -> Result<Config, config::ConfigError> {
+    pub(crate) fn load(self, arguments: &PartArgs) -> Result<Config, config::ConfigError> {
         fn load<T: Serialize + DeserializeOwned + Default>(
             prefix: &str,
             arguments: &PartArgs,
@@ -148,6 +154,15 @@ impl Config {
             Config::Routing(config) => Some(config.admin_listen),
             Config::Ipconfig(config) => Some(config.admin),
             Config::Echo(_) => None,
+        }
+    }
+
+    /// The directory in which gateway and state meet; the others have none.
+    pub(crate) fn socket_dir(&self) -> Option<&Path> {
+        match self {
+            Config::Gateway(config) => Some(&config.socket_dir),
+            Config::Sidecar(config) => Some(&config.socket_dir),
+            Config::Routing(_) | Config::Ipconfig(_) | Config::Echo(_) => None,
         }
     }
 
@@ -217,8 +232,15 @@ pub(crate) fn run_config(config: Config, arguments: &PartArgs) -> anyhow::Result
     if arguments.exit_with_parent {
         watch_parent(parent_gone.clone())?;
     }
+    if arguments.own_session
+        && let Err(error) = rustix::process::setsid()
+    {
+        tracing::warn!(%error, "can't leave the session of the process that started this one");
+    }
     let drain = Drain::new(config.drain());
-    run::runtime()?.block_on(async {
+    let pid_file = PidFile::of(&config);
+    let runtime = run::runtime()?;
+    let served = runtime.block_on(async {
         let begin = drain.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -227,9 +249,13 @@ pub(crate) fn run_config(config: Config, arguments: &PartArgs) -> anyhow::Result
             }
             begin.begin();
         });
-        config.serve(drain, || ()).await
-    })?;
-    Ok(ExitCode::SUCCESS)
+        let bound = || pid_file.iter().for_each(PidFile::write);
+        config.serve(drain, bound).await
+    });
+    pid_file.iter().for_each(PidFile::remove);
+    // Clients may be waiting for the process that takes this one's place: nothing is worth waiting for now.
+    runtime.shutdown_background();
+    served.map(|()| ExitCode::SUCCESS)
 }
 
 /// Cancels `gone` when standard input ends. Nothing is ever written there: the other end only has to exist.

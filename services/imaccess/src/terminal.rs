@@ -33,9 +33,35 @@ pub(crate) fn on_one_line(bytes: &[u8]) -> String {
     text
 }
 
+/// Lines as text alone: without colours, and what else plays tricks on a terminal.
+pub(crate) fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            // A control sequence: ESC, `[`, parameters, a letter.
+            '\x1b' => {
+                if characters.next() == Some('[') {
+                    let _ = characters.find(|character| ('@'..='~').contains(character));
+                }
+            }
+            '\n' | '\t' => plain.push(character),
+            _ if character.is_control() => {}
+            _ => plain.push(character),
+        }
+    }
+    plain
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn colours_are_left_out() {
+        let coloured = "\x1b[2m12:00\x1b[0m \x1b[33;1m WARN\x1b[0m gone\x07\nnext\x1b";
+        assert_eq!(plain(coloured), "12:00  WARN gone\nnext");
+    }
 
     #[test]
     fn a_push_stays_on_its_line() {

@@ -3,20 +3,26 @@
 //! plan (pure: who gets which configuration) → directory, ports, keys (what the plan needs) → parts, as threads of
 //! this process or as processes that are restarted when they die → ready → until Ctrl-C → drain, gateways first.
 
+mod control;
 mod directory;
 mod hints;
+mod keeper;
 mod keys;
 mod plan;
 mod ports;
 mod processes;
 mod ready;
 mod restarts;
+mod stderr;
+#[cfg(test)]
+pub(crate) mod testing;
 mod threads;
 mod view;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -28,6 +34,7 @@ use tokio::sync::mpsc;
 use crate::exit::{USAGE, WithStatus};
 use crate::part::Kind;
 use crate::{run, terminal};
+pub(crate) use directory::DEFAULT as DEFAULT_DIRECTORY;
 use directory::Directory;
 use plan::{Addresses, Plan, Wishes};
 use view::View;
@@ -52,6 +59,9 @@ pub(crate) struct UpArgs {
     /// Each part a process of its own, restarted when it dies
     #[arg(long)]
     processes: bool,
+    /// No second holder of the sockets: a gateway that dies or is replaced closes its connections
+    #[arg(long)]
+    no_custody: bool,
     /// Free ports instead of the usual ones, and a directory that is removed at the end
     #[arg(long)]
     ephemeral: bool,
@@ -78,11 +88,23 @@ pub(crate) struct UpArgs {
     log_json: bool,
 }
 
+impl UpArgs {
+    fn custody(&self) -> bool {
+        // One process can't outlive itself: nobody would hold anything for it.
+        self.processes && !self.no_custody
+    }
+}
+
 /// What parts tell `up`.
 #[derive(Debug)]
 enum Event {
     /// A part runs in this process.
-    Started { index: usize, pid: u32 },
+    Started {
+        index: usize,
+        pid: u32,
+        /// What it was started from, if it is a process of its own.
+        binary: Option<PathBuf>,
+    },
     /// A part died and is about to be started again.
     Ended { index: usize },
     /// A part ended although nobody asked it to, and isn't started again.
@@ -113,12 +135,10 @@ async fn up(arguments: UpArgs) -> anyhow::Result<ExitCode> {
     let (events, mut happened) = mpsc::channel(plan.parts.len() + 1);
 
     let mut running = if arguments.processes {
-        Running::Processes(processes::start(
-            &plan,
-            directory.path(),
-            &events,
-            arguments.log_json,
-        )?)
+        let executable = std::env::current_exe().context("can't find this program's file")?;
+        let started = processes::start(&plan, &executable, directory.path(), &events, arguments.log_json);
+        let control = control::Control::serve(directory.path(), Arc::clone(&started.handles))?;
+        Running::Processes(started, control)
     } else {
         Running::Threads(threads::start(&plan, &events).await?)
     };
@@ -131,12 +151,11 @@ async fn up(arguments: UpArgs) -> anyhow::Result<ExitCode> {
         tokio::select! {
             () = &mut signal => break None,
             Some(event) = happened.recv() => {
-                let (index, pid) = match event {
-                    Event::Started { index, pid } => (index, pid),
-                    Event::Ended { index } => (index, 0),
+                match event {
+                    Event::Started { index, pid, binary } => view.started(index, pid, binary),
+                    Event::Ended { index } => view.ended(index),
                     Event::Failed { name, why } => break Some(anyhow::anyhow!("{name} failed: {why}")),
-                };
-                view.processes[index].pid = pid;
+                }
                 directory.write_json("cluster.json", &view)?;
             }
             outcome = &mut ready, if waiting => {
@@ -161,7 +180,10 @@ async fn up(arguments: UpArgs) -> anyhow::Result<ExitCode> {
 /// The parts, one way or the other.
 enum Running {
     Threads(threads::Threads),
-    Processes(processes::Processes),
+    Processes(
+        processes::Processes,
+        #[expect(dead_code, reason = "it serves until it is dropped")] control::Control,
+    ),
 }
 
 /// Everything that has to be there before the first part starts.
@@ -178,6 +200,7 @@ fn prepare(
             .shards
             .map_or_else(|| (cores / usize::from(arguments.gateways)).max(1), usize::from),
         businesses,
+        custody: arguments.custody(),
         directory: directory.path().to_owned(),
         keys,
     };
@@ -249,7 +272,8 @@ fn announce(arguments: &UpArgs, view: &View, directory: &Directory) {
     if arguments.json {
         terminal::line(&view.json());
     } else {
-        terminal::line(&hints::text(view, directory.path(), &hints::program()));
+        let text = hints::text(view, directory.path(), &hints::program(), arguments.custody());
+        terminal::line(&text);
     }
 }
 
@@ -270,7 +294,7 @@ async fn end(running: &mut Running, plan: &Plan, quiet: bool) {
         let of_wave = |kind: Kind| kinds.contains(&kind);
         match running {
             Running::Threads(threads) => threads.end(plan, of_wave).await,
-            Running::Processes(processes) => processes.end(plan, of_wave).await,
+            Running::Processes(processes, _) => processes.end(plan, of_wave).await,
         }
     }
     say("ended");

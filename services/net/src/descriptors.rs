@@ -154,7 +154,8 @@ impl DescriptorSocket {
         let received = loop {
             let mut buffers = [IoSliceMut::new(bytes)];
             match rustix::net::recvmsg(&self.fd, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC) {
-                Err(Errno::INTR) => {}
+                // See `next_len`.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 other => break other,
             }
         };
@@ -188,9 +189,9 @@ impl DescriptorSocket {
         loop {
             match rustix::net::recv(&self.fd, &mut [0u8; 0], RecvFlags::PEEK | RecvFlags::TRUNC) {
                 Ok((_, len)) => return Ok(len),
-                Err(Errno::INTR) => {}
-                // What we sent last was never read: the peer is gone all the same.
-                Err(Errno::CONNRESET) => return Ok(0),
+                // CONNRESET: the peer went without reading all that we sent. It is said once, before what the peer sent
+                // itself, and that must not be lost: after it comes the end.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -283,10 +284,12 @@ mod tests {
         assert_eq!((&bytes[..], descriptors.len()), (&b"bare"[..], 0));
         let nothing = server.receive(&mut bytes, &mut descriptors).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
-        server.send(b"never read", &[]).unwrap();
+        // A peer that goes with something unread resets the connection, but what it sent comes first, and whole.
+        client.send(b"never read", &[]).unwrap();
+        server.send(b"last words", &[far.as_fd()]).unwrap();
         drop(server);
-        // A peer that goes with something unread resets the connection: it is gone, whether what it sent is read or not.
         assert_eq!(client.receive(&mut bytes, &mut descriptors).unwrap(), 10);
+        assert_eq!((&bytes[..], descriptors.len()), (&b"last words"[..], 1));
         assert_eq!(client.receive(&mut bytes, &mut descriptors).unwrap(), 0);
         assert_eq!(
             client.send(b"x", &[]).unwrap_err().kind(),

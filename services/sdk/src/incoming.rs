@@ -27,6 +27,8 @@ pub(crate) enum Incoming {
         delay: Duration,
         endpoints: Vec<Endpoint>,
     },
+    /// What is unanswered may be lost.
+    Repeat,
     /// The connection is over.
     Over(Over),
 }
@@ -117,6 +119,7 @@ pub(crate) fn copied(event: ClientEvent<'_>) -> Option<Incoming> {
                 })
                 .collect(),
         },
+        ClientEvent::Repeat => Incoming::Repeat,
         ClientEvent::Closed(close) => Incoming::Over(Over {
             code: Code::nearest(close.code),
             retry_after: millis(close.retry_after_ms),

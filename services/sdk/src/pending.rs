@@ -244,6 +244,11 @@ impl Pending {
 
     /// The connection is gone: what can be repeated is due on the next one, the rest ends.
     pub(crate) fn connection_lost(&mut self, now: Instant) {
+        self.may_be_lost(Code::ConnectionLost, now);
+    }
+
+    /// What is under way may have been lost: what can be repeated is due at once, the rest ends.
+    pub(crate) fn may_be_lost(&mut self, why: Code, now: Instant) {
         let under_way = |entry: &Entry| entry.progress == Progress::Sent;
         let keys: Vec<u64> = self
             .entries
@@ -254,7 +259,7 @@ impl Pending {
         for key in keys {
             if self.entries[&key].ask.repeats_after_loss() {
                 self.change(key, |entry| {
-                    entry.last = Code::ConnectionLost;
+                    entry.last = why;
                     // All at the same time: then they go out in the order of their message ids.
                     entry.progress = Progress::Waiting(now);
                 });

@@ -207,6 +207,7 @@ impl Task {
                     self.dial_at(now + delay);
                 }
             }
+            Incoming::Repeat => self.pending.may_be_lost(Code::Retry, now),
             Incoming::Over(over) => return self.on_over(over, now),
             // The session refuses login answers outside a login.
             Incoming::LoggedIn(_) | Incoming::Refused { .. } => {}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use imaccess_sdk::{Client, Code, RequestError, RequestOptions, Target};
 use imaccess_wire::Frame;
-use imaccess_wire::frame::{Accepted, LoginOk, Push, Reply};
+use imaccess_wire::frame::{Accepted, LoginOk, Push, Repeat, Reply};
 use scripted::{Gateway, Peer, client, login_ok};
 
 /// A client that is online, and its gateway's side.
@@ -70,6 +70,55 @@ async fn retry_busy_and_a_lost_connection_repeat_the_same_message_id() {
     peer.write(&reply(message_id, Code::Ok, b"twice")).await;
     let answer = asked.await.unwrap().unwrap();
     assert_eq!((&answer.payload[..], answer.attempts), (&b"done"[..], 4));
+}
+
+#[tokio::test]
+async fn repeat_brings_everything_unanswered_again_on_the_same_connection() {
+    let gateway = Gateway::start().await;
+    let (client, mut peer) = online(&gateway).await;
+    let first = ask(&client, "first");
+    let one = peer.request().await;
+    let second = ask(&client, "second");
+    let two = peer.request().await;
+    let join = tokio::spawn({
+        let client = client.clone();
+        async move { client.join(1, "room").await }
+    });
+    let raw = peer.read().await;
+    let Frame::Join(joined) = raw.frame() else {
+        panic!("{raw:?}")
+    };
+    let sent = tokio::spawn({
+        let client = client.clone();
+        async move { client.send(1, "one way").await }
+    });
+    peer.read().await;
+    // The first one's answer was on its way: it is answered, and not asked again.
+    peer.write(&reply(one.0, Code::Ok, b"early")).await;
+    peer.write(&Frame::Repeat(Repeat)).await;
+    assert_eq!(sent.await.unwrap(), Err(RequestError::Unknown));
+    assert_eq!(peer.request().await, two);
+    let raw = peer.read().await;
+    let Frame::Join(again) = raw.frame() else {
+        panic!("{raw:?}")
+    };
+    assert_eq!(again, joined);
+    // Both were received after all.
+    for _ in 0..2 {
+        peer.write(&reply(two.0, Code::Ok, b"late")).await;
+        peer.write(&Frame::Accepted(Accepted {
+            message_id: again.message_id,
+            ..Accepted::default()
+        }))
+        .await;
+    }
+    assert_eq!(first.await.unwrap().unwrap().payload, "early");
+    assert_eq!(second.await.unwrap().unwrap().payload, "late");
+    join.await.unwrap().unwrap();
+    let third = ask(&client, "third");
+    let (message_id, _) = peer.request().await;
+    peer.write(&reply(message_id, Code::Ok, b"")).await;
+    third.await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use imaccess_common::business::{self, BusinessConfig};
 use imaccess_common::config::{ByteSize, duration};
-use imaccess_common::ticket::TicketKeys;
+use imaccess_common::ticket::{MAX_KEY_ID, TicketKeys};
 use imaccess_common::token::{DevelopmentVerifier, PublicKey};
 use serde::{Deserialize, Serialize};
 
@@ -61,9 +61,16 @@ pub struct SidecarConfig {
     pub token_checks_per_turn: usize,
     /// Replies kept for clients that repeat a request, per worker.
     pub reply_cache: ByteSize,
+    /// How long, when the sidecar is replaced, requests in flight may take before they are answered retry; and then
+    /// businesses to acknowledge events.
+    #[serde(with = "duration")]
+    pub drain_grace: Duration,
     /// Events kept for a business that is away, per worker and business.
     pub event_backlog: ByteSize,
 }
+
+/// After this time without a word of an instance routing takes it for dead.
+const INSTANCE_DEAD: Duration = Duration::from_secs(100);
 
 /// Whether there is a routing layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -80,7 +87,7 @@ pub enum RoutingMode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TicketKeyConfig {
-    /// Names it in tickets.
+    /// Names it in tickets; at most 127.
     pub id: u8,
     /// 32 bytes in hexadecimal.
     pub key: String,
@@ -141,6 +148,7 @@ impl Default for SidecarConfig {
             login_queue: 8_192,
             token_checks_per_turn: 16,
             reply_cache: ByteSize(4 * 1024 * 1024),
+            drain_grace: Duration::from_millis(300),
             event_backlog: ByteSize(4 * 1024 * 1024),
         }
     }
@@ -158,6 +166,17 @@ impl SidecarConfig {
         }
         if self.ping_interval < Duration::from_secs(1) {
             return fault("ping_interval must be at least 1s");
+        }
+        if self.custody_listeners.is_zero() || self.custody_listeners >= self.custody_sockets {
+            return fault(
+                "custody_listeners must be above 0s and below custody_sockets: sockets are what a gateway that comes late \
+                 still wants",
+            );
+        }
+        if self.custody_sockets >= INSTANCE_DEAD {
+            return fault(
+                "custody_sockets must be below 100s: then routing takes the instance for dead, and its devices for offline",
+            );
         }
         if self.max_in_flight == 0 || self.login_queue == 0 || self.token_checks_per_turn == 0 {
             return fault("max_in_flight, login_queue and token_checks_per_turn must be at least 1");
@@ -181,6 +200,11 @@ impl SidecarConfig {
                     || SidecarConfigError::Invalid(format!("{}: a line must read: id key", path.display()));
                 keys.push((id.parse().map_err(|_| fault())?, parse_key(key.trim())?));
             }
+        }
+        if let Some((id, _)) = keys.iter().find(|(id, _)| *id > MAX_KEY_ID) {
+            return Err(SidecarConfigError::Invalid(format!(
+                "ticket key id {id}: ids are 0 to {MAX_KEY_ID}, higher numbers are generations of tickets"
+            )));
         }
         if keys.is_empty() {
             tracing::warn!(
@@ -264,6 +288,20 @@ mod tests {
             ..SidecarConfig::default()
         };
         assert!(bad.validate().unwrap_err().to_string().contains("cluster"));
+        let with = |listeners, sockets| SidecarConfig {
+            custody_listeners: Duration::from_secs(listeners),
+            custody_sockets: Duration::from_secs(sockets),
+            ..SidecarConfig::default()
+        };
+        for (bad, named) in [
+            (with(0, 9), "custody_listeners"),
+            (with(9, 9), "custody_listeners"),
+            (with(9, 100), "100s"),
+        ] {
+            let fault = bad.validate().unwrap_err().to_string();
+            assert!(fault.contains(named), "{fault}");
+        }
+        assert!(with(9, 10).validate().is_ok());
         let bad = TicketKeyConfig {
             id: 1,
             key: "secret".to_owned(),
@@ -274,6 +312,16 @@ mod tests {
         };
         let fault = bad.load_ticket_keys().unwrap_err().to_string();
         assert!(fault.contains("64") && !fault.contains("secret"), "{fault}");
+        let high = TicketKeyConfig {
+            id: 128,
+            key: "ab".repeat(32),
+        };
+        let bad = SidecarConfig {
+            ticket_keys: vec![high],
+            ..SidecarConfig::default()
+        };
+        let fault = bad.load_ticket_keys().unwrap_err().to_string();
+        assert!(fault.contains("128") && fault.contains("127"), "{fault}");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The state part of imaccess, in two roles: both are about where a session is and what it is owed.
 //!
 //! - **sidecar** ([`sidecar`], [`session`], [`business`]): the session layer of one gateway pod. Logins, the
-//!   session machine, uplink to businesses, connection events, and the announcements that feed the routes.
+//!   session machine, uplink to businesses, connection events, and the announcements that feed the routes. And the
+//!   custody of the gateway's sockets, so that the gateway can be replaced.
 //! - **routing** ([`routing`]): the index over all sidecars, and the push API for businesses.
 //!
 //! Invariants: the sidecars are the truth about sessions, routing is rebuilt from them; what decides
@@ -10,6 +11,7 @@
 
 pub mod business;
 mod config;
+mod custody;
 pub mod routing;
 pub mod session;
 pub mod sidecar;

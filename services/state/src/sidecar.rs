@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use imaccess_common::admin::{AdminServer, Readiness};
@@ -17,10 +18,11 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::config::{RoutingMode, SidecarConfig, SidecarConfigError, TicketKeyConfig, TokenKeyConfig};
+use crate::custody::{self, Custody, CustodyEvent, CustodyTimes};
 use crate::session::feed::Feed;
 use crate::session::hub::Hub;
 use crate::session::link::{FRAME, MAX_MESSAGE};
-use crate::session::machine::{Settings, Shared};
+use crate::session::machine::{Gone, Settings, Shared};
 use crate::session::metrics::Metrics;
 use crate::session::worker::{self, WorkerConfig};
 
@@ -46,6 +48,15 @@ pub enum SidecarError {
         #[source]
         source: io::Error,
     },
+    /// The custodian's socket can't be taken.
+    #[error("can't listen on {} for custody", path.display())]
+    Custody {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// A worker's thread ended before it should.
     #[error("worker {0} ended early")]
     Worker(u8),
@@ -60,6 +71,7 @@ pub struct Sidecar {
     routes: TcpListener,
     route_addr: SocketAddr,
     admin: AdminServer,
+    custody: Option<Custody>,
 }
 
 impl Sidecar {
@@ -91,6 +103,10 @@ impl Sidecar {
         let admin = AdminServer::bind(config.admin_listen)
             .await
             .map_err(bind("the admin pages", config.admin_listen))?;
+        let custody = bind_custody(&config, &registry).map_err(|source| SidecarError::Custody {
+            path: Custody::path(&config.socket_dir),
+            source,
+        })?;
         Ok(Self {
             config,
             shared,
@@ -99,6 +115,7 @@ impl Sidecar {
             routes,
             route_addr,
             admin,
+            custody,
         })
     }
 
@@ -115,10 +132,11 @@ impl Sidecar {
     }
 
     /// Runs until the drain is done: requests in flight are answered, then everything ends. Sessions stay: their
-    /// connections are the gateway's, and the next sidecar restores them.
+    /// connections are the gateway's, and the next sidecar restores them. What is held in custody the gateway has too, and
+    /// deposits with the next sidecar.
     ///
     /// # Errors
-    /// [`SidecarError::Worker`] when a worker dies.
+    /// [`SidecarError::Worker`] when a worker dies, [`SidecarError::Custody`] when the custodian has no thread.
     pub async fn run(self, drain: Drain) -> Result<(), SidecarError> {
         let Self {
             config,
@@ -127,6 +145,7 @@ impl Sidecar {
             readiness,
             routes,
             admin,
+            custody,
             ..
         } = self;
         let stop = CancellationToken::new();
@@ -136,6 +155,19 @@ impl Sidecar {
         let serving = admin.serve(registry, readiness.clone(), axum::Router::new(), stop.clone());
         tokio::spawn(serving);
 
+        let (custody_tx, mut from_custody) = mpsc::channel(custody::EVENTS);
+        if let Some(custody) = custody {
+            let times = CustodyTimes {
+                listeners: config.custody_listeners,
+                sockets: config.custody_sockets,
+                sweep: custody::SWEEP,
+            };
+            let started = custody.start(times, custody_tx, stop.clone());
+            started.map_err(|source| SidecarError::Custody {
+                path: Custody::path(&config.socket_dir),
+                source,
+            })?;
+        }
         let (followers_tx, mut from_followers) = mpsc::channel(TO_HUB);
         let room = Arc::new(Notify::new());
         let feed = Feed::new(config.cluster.clone(), followers_tx, Arc::clone(&room));
@@ -155,6 +187,7 @@ impl Sidecar {
                     socket_dir: config.socket_dir.clone(),
                     to_hub: workers_tx.clone(),
                     from_hub,
+                    drain_grace: config.drain_grace,
                     drain: drain.clone(),
                     stop: stop.clone(),
                 };
@@ -178,12 +211,29 @@ impl Sidecar {
                     }
                 }
                 () = drain.begun(), if readiness.is_ready() => readiness.drain(),
+                Some(event) = from_custody.recv() => hub.connections_gone(&gone_from(event)).await,
                 Some(event) = from_workers.recv() => hub.worker(event).await,
                 Some(event) = from_followers.recv() => hub.follower(event).await,
                 () = room.notified() => hub.flush().await,
             }
         }
         Ok(())
+    }
+}
+
+fn bind_custody(config: &SidecarConfig, registry: &Registry) -> io::Result<Option<Custody>> {
+    if config.custody {
+        Custody::bind(&config.socket_dir, registry).map(Some)
+    } else {
+        Custody::remove(&config.socket_dir)?;
+        Ok(None)
+    }
+}
+
+fn gone_from(event: CustodyEvent) -> Gone {
+    match event {
+        CustodyEvent::AllGone => Gone::All,
+        CustodyEvent::Gone(serials) => Gone::Serials(serials),
     }
 }
 

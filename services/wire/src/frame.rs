@@ -12,7 +12,7 @@ pub use login::{GroupPosition, GroupPositions, Login, LoginOk, LoginRefused, Net
 pub use message::{
     Accepted, DeliveryClass, GroupPush, Join, Leave, Priority, Push, PushAck, Reply, Request, Send,
 };
-pub use notice::{Close, Endpoints, GoAway, GoAwayEndpoint, Ping, Pong};
+pub use notice::{Close, Endpoints, GoAway, GoAwayEndpoint, Ping, Pong, Repeat};
 pub use repeated::{Item, Repeated};
 
 use crate::header::{FrameType, ProtocolError, Split};
@@ -37,6 +37,7 @@ pub enum Frame<'a> {
     Leave(Leave<'a>),
     GoAway(GoAway<'a>),
     Close(Close<'a>),
+    Repeat(Repeat),
 }
 
 impl<'a> Frame<'a> {
@@ -66,6 +67,7 @@ impl<'a> Frame<'a> {
             FrameType::Leave => Self::Leave(Leave::decode(body)?),
             FrameType::GoAway => Self::GoAway(GoAway::decode(body)?),
             FrameType::Close => Self::Close(Close::decode(body)?),
+            FrameType::Repeat => Self::Repeat(Repeat::decode(body)?),
         }))
     }
 
@@ -88,6 +90,7 @@ impl<'a> Frame<'a> {
             Self::Leave(frame) => frame.encode(out),
             Self::GoAway(frame) => frame.encode(out),
             Self::Close(frame) => frame.encode(out),
+            Self::Repeat(frame) => frame.encode(out),
         }
     }
 }

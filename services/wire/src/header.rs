@@ -53,11 +53,13 @@ pub enum FrameType {
     GoAway = 15,
     /// Either side: last frame, with its code.
     Close = 16,
+    /// Gateway → client: what is unanswered may be lost. Always with [`FLAG_IGNORABLE`].
+    Repeat = 17,
 }
 
 impl FrameType {
     /// All types, in the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Login,
         Self::LoginOk,
         Self::LoginRefused,
@@ -74,6 +76,7 @@ impl FrameType {
         Self::Leave,
         Self::GoAway,
         Self::Close,
+        Self::Repeat,
     ];
 
     /// The type with this number.
@@ -217,8 +220,13 @@ impl<'a> Split<'a> {
 
 /// Appends one frame to `out`: the header, and the body that `body` appends. The length is filled in after.
 pub fn put(out: &mut Vec<u8>, kind: FrameType, body: impl FnOnce(&mut Vec<u8>)) {
+    put_flagged(out, kind, 0, body);
+}
+
+/// Appends one frame with flags, as [`put`].
+pub(crate) fn put_flagged(out: &mut Vec<u8>, kind: FrameType, flags: u8, body: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
-    out.extend_from_slice(&[MAGIC, VERSION, kind as u8, 0, 0, 0, 0, 0]);
+    out.extend_from_slice(&[MAGIC, VERSION, kind as u8, flags, 0, 0, 0, 0]);
     body(out);
     let len = u32::try_from(out.len() - start - HEADER_LEN).expect("a body is far below 4 GiB");
     out[start + 4..start + HEADER_LEN].copy_from_slice(&len.to_be_bytes());

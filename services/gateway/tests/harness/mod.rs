@@ -6,15 +6,19 @@
     reason = "a test that fails here says where"
 )]
 
+pub(crate) mod custodian;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use imaccess_common::drain::Drain;
+use imaccess_common::generation;
 use imaccess_gateway::{Gateway, GatewayConfig};
-use imaccess_proto::LINK_GENERATION;
 use imaccess_proto::v1::gateway_link_client::GatewayLinkClient;
-use imaccess_proto::v1::{GatewayBatch, GatewayHello, LoginAttempt, LoginResult, StateBatch, StateHello};
+use imaccess_proto::v1::{
+    EndedConnection, GatewayBatch, GatewayHello, LoginAttempt, LoginResult, Quiesce, StateBatch, StateHello,
+};
 use imaccess_wire::frame::{Login, LoginOk};
 use imaccess_wire::header::split;
 use imaccess_wire::{Code, FrameType, HEADER_LEN, Limits};
@@ -45,11 +49,18 @@ pub(crate) struct TestGateway {
 
 impl TestGateway {
     pub(crate) async fn start(change: impl FnOnce(&mut GatewayConfig)) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), change).await
+    }
+
+    pub(crate) async fn start_in(
+        directory: tempfile::TempDir,
+        change: impl FnOnce(&mut GatewayConfig),
+    ) -> Self {
         let mut config = GatewayConfig {
             tcp: vec!["127.0.0.1:0".parse().unwrap()],
             socket_dir: directory.path().to_owned(),
             shards: 1,
+            custody: false,
             ..GatewayConfig::default()
         };
         change(&mut config);
@@ -108,14 +119,32 @@ impl TestGateway {
     }
 
     pub(crate) async fn metrics(&self) -> String {
+        self.ask("GET /metrics").await
+    }
+
+    /// What the admin address answers, header included.
+    pub(crate) async fn ask(&self, what: &str) -> String {
         let mut stream = TcpStream::connect(self.admin).await.unwrap();
-        stream
-            .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            .await
-            .unwrap();
+        let request = format!("{what} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).await.unwrap();
         page
+    }
+
+    /// Takes the handover lease, as soon as it is given.
+    pub(crate) async fn lease(&self) {
+        within("the lease", async {
+            loop {
+                let answer = self.ask("POST /handover").await;
+                if answer.starts_with("HTTP/1.1 200") {
+                    return;
+                }
+                assert!(answer.starts_with("HTTP/1.1 409"), "{answer}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
     }
 
     /// The value of a sample, 0 if it isn't there.
@@ -154,6 +183,10 @@ pub(crate) struct State {
     pub(crate) closed: VecDeque<(u64, Code)>,
     pub(crate) receipts: VecDeque<(u64, u8)>,
     pub(crate) rows: Vec<(u64, Vec<u8>)>,
+    /// By row: serial, and frames forwarded.
+    pub(crate) serials: Vec<(u64, u32)>,
+    pub(crate) ended: Vec<EndedConnection>,
+    pub(crate) quiesce: VecDeque<Quiesce>,
     pub(crate) groups: Vec<(u32, Vec<u8>, Vec<u64>)>,
     pub(crate) snapshot_done: bool,
 }
@@ -166,8 +199,8 @@ impl State {
             .unwrap();
         let (outbound, queue) = mpsc::channel(16);
         let hello = StateHello {
-            link_generation: LINK_GENERATION,
-            ..StateHello::default()
+            link_generation: generation::spoken().link.oldest,
+            newest_generation: generation::spoken().link.newest,
         };
         outbound
             .send(StateBatch {
@@ -192,6 +225,9 @@ impl State {
             closed: VecDeque::new(),
             receipts: VecDeque::new(),
             rows: Vec::new(),
+            serials: Vec::new(),
+            ended: Vec::new(),
+            quiesce: VecDeque::new(),
             groups: Vec::new(),
             snapshot_done: false,
         }
@@ -207,7 +243,13 @@ impl State {
             .await
             .unwrap()
             .expect("the stream goes on");
+        if batch.quiesce() != Quiesce::Unspecified {
+            self.quiesce.push_back(batch.quiesce());
+        }
         if let Some(chunk) = batch.snapshot {
+            self.serials
+                .extend(chunk.serial.iter().copied().zip(chunk.forwarded.iter().copied()));
+            self.ended.extend(chunk.ended);
             let mut start = 0;
             for (handle, length) in chunk.handle.iter().zip(&chunk.ticket_length) {
                 let end = start + *length as usize;
@@ -280,6 +322,40 @@ impl State {
         while !self.snapshot_done {
             self.receive().await;
         }
+    }
+
+    /// Waits until the gateway says how far leaving has come.
+    pub(crate) async fn quiesced(&mut self) -> Quiesce {
+        loop {
+            if let Some(quiesce) = self.quiesce.pop_front() {
+                return quiesce;
+            }
+            self.receive().await;
+        }
+    }
+
+    /// Plays state's part when the gateway leaves in order.
+    pub(crate) async fn let_leave(mut self) -> Self {
+        assert_eq!(self.quiesced().await, Quiesce::Begin);
+        self.say(Quiesce::Done).await;
+        assert_eq!(self.quiesced().await, Quiesce::Done);
+        self
+    }
+
+    pub(crate) async fn say(&self, quiesce: Quiesce) {
+        self.send(StateBatch {
+            quiesce: quiesce.into(),
+            ..StateBatch::default()
+        })
+        .await;
+    }
+
+    pub(crate) async fn ready(&self) {
+        self.send(StateBatch {
+            ready: true,
+            ..StateBatch::default()
+        })
+        .await;
     }
 
     pub(crate) async fn accept(&self, attempt: &LoginAttempt) {

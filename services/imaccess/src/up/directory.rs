@@ -10,7 +10,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 /// Where `up` keeps its directory unless told otherwise.
-const DEFAULT: &str = ".imaccess";
+pub(crate) const DEFAULT: &str = ".imaccess";
 
 /// A directory that is this `up`'s alone.
 #[derive(Debug)]

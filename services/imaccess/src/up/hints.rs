@@ -3,12 +3,14 @@
 use std::env;
 use std::path::Path;
 
+use super::directory;
 use super::view::View;
 use crate::cluster::DEFAULT_IPCONFIG;
 use crate::push::DEFAULT_PUSH;
 
-/// The whole text. `program` is how to call this program from here.
-pub(super) fn text(view: &View, directory: &Path, program: &str) -> String {
+/// The whole text. `program` is how to call this program from here; `custody` whether gateways can be
+/// replaced while their connections stay open.
+pub(super) fn text(view: &View, directory: &Path, program: &str, custody: bool) -> String {
     let mut lines = vec![format!("{:<12} {}", "ipconfig", view.ipconfig)];
     lines.push(format!("{:<12} {}  (gRPC)", "push API", view.push_grpc));
     for gateway in &view.gateways {
@@ -30,6 +32,9 @@ pub(super) fn text(view: &View, directory: &Path, program: &str) -> String {
             .into_iter()
             .map(|command| format!("  {command}")),
     );
+    if custody {
+        lines.push(format!("  {}", upgrade(directory, program)));
+    }
     lines.push(String::new());
     lines.push("Ctrl-C ends the cluster.".to_owned());
     lines.join("\n")
@@ -51,6 +56,16 @@ fn commands(view: &View, program: &str) -> [String; 4] {
         format!("{program} push --device alice --data hi{push}{ipconfig}"),
         format!("{program} push --group lobby --business echo --data hi{push}{ipconfig}"),
     ]
+}
+
+/// Another process takes a gateway's place.
+fn upgrade(directory: &Path, program: &str) -> String {
+    let dir = if directory == Path::new(directory::DEFAULT) {
+        String::new()
+    } else {
+        format!(" --dir {}", directory.display())
+    };
+    format!("{program} upgrade gateway{dir}  # replaces the gateways; no connection is closed")
 }
 
 /// How this program was called, if that works from here: `target/release/imaccess`, or `imaccess` from the path.
@@ -77,7 +92,12 @@ mod tests {
         );
         view.push_grpc = "http://127.0.0.1:9".to_owned();
         view.ipconfig = "http://127.0.0.1:8".to_owned();
-        let text = text(&view, Path::new(".imaccess"), "imaccess");
+        let plain = text(&view, Path::new(".imaccess"), "imaccess", false);
+        assert!(!plain.contains("upgrade"));
+        let elsewhere = text(&view, Path::new("d"), "imaccess", true);
+        assert!(elsewhere.contains("\n  imaccess upgrade gateway --dir d  #"));
+        let text = text(&view, Path::new(".imaccess"), "imaccess", true);
+        assert!(text.contains("\n  imaccess upgrade gateway  #"));
         assert!(text.contains(
             "push --device alice --data hi --push http://127.0.0.1:9 --ipconfig http://127.0.0.1:8"
         ));

@@ -47,6 +47,8 @@ pub(super) struct Wishes {
     pub(super) shards: usize,
     /// Beside echo.
     pub(super) businesses: Vec<BusinessConfig>,
+    /// Whether each sidecar holds its gateway's sockets too.
+    pub(super) custody: bool,
     pub(super) directory: PathBuf,
     pub(super) keys: Keys,
 }
@@ -87,6 +89,7 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
     let Wishes {
         shards,
         businesses: others,
+        custody,
         directory,
         keys,
     } = wishes;
@@ -128,6 +131,7 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
             tcp: vec![*tcp],
             socket_dir: directory.join(&name),
             shards,
+            custody,
             admin_listen: addresses.gateway_admin[index],
             ..GatewayConfig::default()
         };
@@ -150,6 +154,7 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
         let sidecar = SidecarConfig {
             cluster: CLUSTER.to_owned(),
             socket_dir: gateway.socket_dir.clone(),
+            custody,
             route_listen: addresses.state_routes[index],
             admin_listen: addresses.state_admin[index],
             ticket_keys_file: Some(keys.tickets.clone()),
@@ -226,6 +231,7 @@ pub(super) mod tests {
             Wishes {
                 shards: 1,
                 businesses,
+                custody: true,
                 directory: "d".into(),
                 keys,
             },
@@ -255,6 +261,7 @@ pub(super) mod tests {
                 panic!()
             };
             assert_eq!(gateway.socket_dir, sidecar.socket_dir);
+            assert!(gateway.custody && sidecar.custody);
             assert_eq!(
                 (&member.name, &member.instance),
                 (&gateway.name, &gateway.instance)

@@ -1,63 +1,80 @@
 //! Each part a process of its own, started again with the same configuration, and so at the same addresses, when it
-//! dies.
-//!
-//! A child ends with this process, however that ends: it reads a pipe whose other end only we hold. It is in a process
-//! group of its own, so that Ctrl-C at the terminal reaches us alone and we decide who ends when.
+//! dies. [`super::keeper`] keeps one of them.
 
-use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
-use std::time::Instant;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Context;
 use imaccess_common::drain::Drain;
-use imaccess_common::telemetry::FILTER_VARIABLE;
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
+use super::keeper::{Keeper, Order, Recipe, Status};
 use super::plan::{Plan, Planned};
-use super::restarts::Restarts;
 use super::{AFTER_DRAIN, Event, drain_of};
+use crate::control::{ListedPart, Replaced};
 use crate::part::Kind;
 
 /// The running parts, in the order of the plan.
 pub(super) struct Processes {
     parts: Vec<(Drain, Option<JoinHandle<()>>)>,
+    pub(super) handles: Arc<[Handle]>,
 }
 
-/// How to start one part.
-#[derive(Debug, Clone)]
-struct Recipe {
-    index: usize,
+/// By which one part is looked at and replaced.
+#[derive(Debug)]
+pub(super) struct Handle {
     name: String,
-    executable: PathBuf,
-    arguments: Vec<String>,
+    kind: Kind,
+    admin: Option<String>,
+    deadline: Duration,
+    status: Status,
+    /// Held while the part is replaced: one order at a time, so the channel's single place is always free.
+    orders: Mutex<mpsc::Sender<Order>>,
 }
 
-/// Starts all parts.
+/// Starts all parts from `executable`.
 pub(super) fn start(
     plan: &Plan,
+    executable: &Path,
     directory: &Path,
     events: &mpsc::Sender<Event>,
     log_json: bool,
-) -> anyhow::Result<Processes> {
-    let executable = std::env::current_exe().context("can't find this program's file")?;
-    let mut parts = Vec::with_capacity(plan.parts.len());
+) -> Processes {
+    let (mut parts, mut handles) = (Vec::new(), Vec::new());
     for (index, part) in plan.parts.iter().enumerate() {
-        let arguments = arguments(part, directory, log_json);
+        let deadline = part.config.drain() + AFTER_DRAIN;
         let recipe = Recipe {
             index,
             name: part.name.clone(),
-            executable: executable.clone(),
-            arguments,
+            kind: part.config.kind(),
+            arguments: arguments(part, directory, log_json),
+            deadline,
         };
         let drain = drain_of(part);
-        let task = tokio::spawn(keep(recipe, drain.clone(), events.clone()));
-        parts.push((drain, Some(task)));
+        let status = Status::new(executable.to_owned());
+        let (orders, to_follow) = mpsc::channel(1);
+        handles.push(Handle {
+            name: recipe.name.clone(),
+            kind: recipe.kind,
+            admin: part.config.admin().map(|address| address.to_string()),
+            deadline,
+            status: status.clone(),
+            orders: Mutex::new(orders),
+        });
+        let keeper = Keeper {
+            recipe,
+            status,
+            drain: drain.clone(),
+            events: events.clone(),
+            orders: to_follow,
+        };
+        parts.push((drain, Some(tokio::spawn(keeper.run()))));
     }
-    Ok(Processes { parts })
+    Processes {
+        parts,
+        handles: handles.into(),
+    }
 }
 
 impl Processes {
@@ -77,6 +94,61 @@ impl Processes {
     }
 }
 
+impl Handle {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What runs now.
+    pub(super) fn listed(&self) -> ListedPart {
+        ListedPart {
+            name: self.name.clone(),
+            kind: self.kind.name().to_owned(),
+            pid: self.status.pid(),
+            binary: self.status.binary(),
+            admin: self.admin.clone(),
+            deadline_ms: u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX),
+            stderr: self.status.stderr(),
+            last: self.status.last(),
+        }
+    }
+
+    /// Puts `binary` in its place; returns when that runs, or the error.
+    pub(super) async fn replace(&self, binary: &Path, kill: bool) -> Result<Replaced, String> {
+        check_executable(binary)?;
+        let Ok(orders) = self.orders.try_lock() else {
+            return Err(format!(
+                "{} is being replaced already: try again when that is done",
+                self.name
+            ));
+        };
+        let (answer, answered) = oneshot::channel();
+        let order = Order {
+            binary: binary.to_owned(),
+            kill,
+            answer,
+        };
+        let ending = || "the cluster is ending".to_owned();
+        orders.send(order).await.map_err(|_| ending())?;
+        answered.await.map_err(|_| ending())?
+    }
+}
+
+/// Before anything is ended for it.
+fn check_executable(binary: &Path) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt;
+
+    let named = |fault: &str| format!("{}: {fault}", binary.display());
+    if !binary.is_absolute() {
+        return Err(named("the binary's path must begin with /"));
+    }
+    let metadata = std::fs::metadata(binary).map_err(|error| named(&error.to_string()))?;
+    if !metadata.is_file() || metadata.permissions().mode() & 0o111 == 0 {
+        return Err(named("this is no program that can be run"));
+    }
+    Ok(())
+}
+
 fn arguments(part: &Planned, directory: &Path, log_json: bool) -> Vec<String> {
     let mut arguments: Vec<String> = part
         .config
@@ -91,80 +163,6 @@ fn arguments(part: &Planned, directory: &Path, log_json: bool) -> Vec<String> {
         arguments.push("--log-json".to_owned());
     }
     arguments
-}
-
-/// Keeps one part running until the drain.
-async fn keep(recipe: Recipe, drain: Drain, events: mpsc::Sender<Event>) {
-    let mut restarts = Restarts::new();
-    while !drain.has_begun() {
-        let started = Instant::now();
-        match spawn(&recipe) {
-            Ok(mut child) => {
-                // Waiting for a child closes its input, which would end it: we hold it.
-                let _held = child.stdin.take();
-                let pid = child.id().unwrap_or_default();
-                // A closed channel means that `up` is ending anyway.
-                let _ = events
-                    .send(Event::Started {
-                        index: recipe.index,
-                        pid,
-                    })
-                    .await;
-                tokio::select! {
-                    status = child.wait() => report(&recipe.name, status),
-                    () = drain.begun() => return end(&recipe.name, &mut child, &drain).await,
-                }
-                let _ = events.send(Event::Ended { index: recipe.index }).await;
-            }
-            Err(error) => tracing::error!(part = recipe.name, %error, "can't be started"),
-        }
-        let pause = restarts.pause_after(started.elapsed());
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = drain.begun() => return,
-        }
-    }
-}
-
-fn spawn(recipe: &Recipe) -> std::io::Result<Child> {
-    let mut command = Command::new(&recipe.executable);
-    command
-        .args(&recipe.arguments)
-        // Held open by us and never written: its end is ours.
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .process_group(0)
-        .kill_on_drop(true);
-    if std::env::var_os(FILTER_VARIABLE).is_none() {
-        command.env(FILTER_VARIABLE, "warn");
-    }
-    command.spawn()
-}
-
-fn report(name: &str, status: std::io::Result<ExitStatus>) {
-    match status {
-        Ok(status) => tracing::warn!(part = name, %status, "ended; starting it again"),
-        Err(error) => tracing::error!(part = name, %error, "can't be waited for; starting it again"),
-    }
-}
-
-async fn end(name: &str, child: &mut Child, drain: &Drain) {
-    let pid = child
-        .id()
-        .and_then(|id| i32::try_from(id).ok())
-        .and_then(Pid::from_raw);
-    if let Some(pid) = pid {
-        // It may have ended this moment; then there is nothing to tell.
-        let _ = kill_process(pid, Signal::TERM);
-    }
-    if timeout(drain.remaining() + AFTER_DRAIN, child.wait())
-        .await
-        .is_err()
-    {
-        tracing::error!(part = name, "didn't end in time and is killed");
-        // Fails only if it has ended meanwhile.
-        let _ = child.kill().await;
-    }
 }
 
 #[cfg(test)]
@@ -191,5 +189,19 @@ mod tests {
             of("gateway-0"),
             "gateway --config d/gateway-0.yaml --exit-with-parent"
         );
+    }
+
+    #[test]
+    fn only_a_program_is_started() {
+        assert_eq!(check_executable(Path::new("/bin/sh")), Ok(()));
+        for (path, part) in [
+            ("sh", "begin with /"),
+            ("/no/such/program", "No such file"),
+            ("/etc/passwd", "no program"),
+            ("/tmp", "no program"),
+        ] {
+            let fault = check_executable(Path::new(path)).unwrap_err();
+            assert!(fault.contains(part) && fault.contains(path), "{fault}");
+        }
     }
 }

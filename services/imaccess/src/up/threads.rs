@@ -27,6 +27,7 @@ pub(super) async fn start(plan: &Plan, events: &mpsc::Sender<Event>) -> anyhow::
         let started = Event::Started {
             index,
             pid: std::process::id(),
+            binary: None,
         };
         events.send(started).await.context("nobody listens any more")?;
     }

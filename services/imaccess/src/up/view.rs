@@ -32,6 +32,9 @@ pub(super) struct Process {
     pub(super) pid: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) metrics: Option<String>,
+    /// What it was started from, if it is a process of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) binary: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -71,6 +74,7 @@ impl View {
                     name: part.name.clone(),
                     pid: 0,
                     metrics: part.config.admin().map(|address| address.to_string()),
+                    binary: None,
                 })
                 .collect(),
             businesses: plan
@@ -83,6 +87,17 @@ impl View {
                 .collect(),
             directory: directory.to_owned(),
         }
+    }
+
+    /// A part runs.
+    pub(super) fn started(&mut self, index: usize, pid: u32, binary: Option<PathBuf>) {
+        let process = &mut self.processes[index];
+        (process.pid, process.binary) = (pid, binary);
+    }
+
+    /// A part doesn't run any more.
+    pub(super) fn ended(&mut self, index: usize) {
+        self.processes[index].pid = 0;
     }
 
     /// On one line.

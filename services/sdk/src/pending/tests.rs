@@ -184,3 +184,27 @@ fn what_nobody_waits_for_is_forgotten() {
     assert!(pending.due(start).is_none());
     assert_eq!(pending.next_wake(true), None);
 }
+
+#[test]
+fn what_may_be_lost_is_due_at_once_in_order_and_sends_end() {
+    let start = Instant::now();
+    let mut pending = Pending::default();
+    let (requests, mut answers): (Vec<_>, Vec<_>) = (0..3).map(|_| entry(request(), start, 1_000)).unzip();
+    requests.into_iter().for_each(|request| pending.insert(request));
+    let (one_way, mut unknown) = entry(send(), start, 1_000);
+    pending.insert(one_way);
+    assert_eq!(flush(&mut pending, start, 1), [1, 2, 3, 4]);
+    pending.answered(&told(1, Code::Busy, 800), start);
+    let (late, _answer) = entry(request(), start, 1_000);
+    pending.insert(late);
+    pending.may_be_lost(Code::Retry, start + MS);
+    assert_eq!(unknown.try_recv().unwrap(), Err(RequestError::Unknown));
+    assert_eq!(
+        flush(&mut pending, start + MS, 5),
+        [2, 3, 5],
+        "what waits for its time goes on waiting, new ones come last"
+    );
+    pending.answered(&told(2, Code::Ok, 0), start + 2 * MS);
+    pending.answered(&told(2, Code::Ok, 0), start + 2 * MS);
+    assert_eq!(answers[1].try_recv().unwrap().unwrap().attempts, 2);
+}

@@ -23,7 +23,10 @@ const EVENT_BYTES: usize = 160;
 pub struct Backlog {
     capacity: usize,
     bytes: usize,
-    events: VecDeque<ConnectionEvent>,
+    /// Each with the serial of the ended connection that is settled with it; 0: none.
+    events: VecDeque<(ConnectionEvent, u64)>,
+    /// Serials of events that are done, or dropped.
+    done: Vec<u64>,
     /// How many, from the front, were sent on the current stream.
     sent: usize,
     /// Sequence on the current stream of the front event.
@@ -40,6 +43,7 @@ impl Backlog {
             capacity,
             bytes: 0,
             events: VecDeque::new(),
+            done: Vec::new(),
             sent: 0,
             front: 1,
             dropped: 0,
@@ -63,7 +67,12 @@ impl Backlog {
             unix_ms,
         };
         self.bytes += weight(&event);
-        self.events.push_back(event);
+        let serial = if kind == EventKind::Offline {
+            record.serial
+        } else {
+            0
+        };
+        self.events.push_back((event, serial));
         while self.bytes > self.capacity {
             self.pop();
             self.dropped += 1;
@@ -89,7 +98,7 @@ impl Backlog {
     pub fn next(&mut self, max: usize) -> Vec<ConnectionEvent> {
         let until = self.events.len().min(self.sent + max).min(WINDOW.max(self.sent));
         let numbered = (self.sent..until).map(|index| {
-            let mut event = self.events[index].clone();
+            let mut event = self.events[index].0.clone();
             event.sequence = self.front + index as u64;
             event
         });
@@ -121,9 +130,17 @@ impl Backlog {
         std::mem::take(&mut self.dropped)
     }
 
+    /// Serials of the ended connections whose event was acknowledged or dropped since the last call.
+    pub fn take_done(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.done)
+    }
+
     fn pop(&mut self) {
-        if let Some(event) = self.events.pop_front() {
+        if let Some((event, serial)) = self.events.pop_front() {
             self.bytes -= weight(&event);
+            if serial != 0 {
+                self.done.push(serial);
+            }
             if self.sent > 0 {
                 self.sent -= 1;
                 self.front += 1;

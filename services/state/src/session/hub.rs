@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 
 use super::feed::FromFollower;
 use super::follower::Follower;
+use super::machine::Gone;
 use super::metrics::Metrics;
 use super::out::{PushReceipt, RouteOut};
 use super::table::worker_of;
@@ -88,16 +89,28 @@ impl Hub {
                 self.workers[usize::from(worker)].restored = true;
                 self.begin_snapshots();
             }
-            FromWorker::Live(worker, live) => {
+            FromWorker::Live {
+                worker,
+                live,
+                planned,
+            } => {
                 self.workers[usize::from(worker)].live = live;
                 let up = self.workers.iter().filter(|worker| worker.live).count();
                 self.metrics.links.set(up as i64);
-                if !live {
+                if !live && !planned {
                     self.metrics.link_breaks.inc();
                 }
                 let shards = self.hello.as_ref().map_or(1, |hello| hello.shards as usize);
                 self.link_ready
                     .set(up > 0 && up >= shards.min(self.workers.len()));
+            }
+            FromWorker::Exported(transfer) => {
+                let to = self.heir(transfer.from);
+                self.tell(to, ToWorker::Import(transfer)).await;
+            }
+            FromWorker::Settled(worker, serials) => {
+                let to = self.heir(worker);
+                self.tell(to, ToWorker::Settled(serials)).await;
             }
             FromWorker::Delta(worker, delta) => self.delta(worker, delta).await,
             FromWorker::Chunk(worker, follower, chunk) => {
@@ -148,6 +161,13 @@ impl Hub {
         }
     }
 
+    /// The custodian closed connections, or found them closed, while no gateway was there.
+    pub async fn connections_gone(&mut self, gone: &Gone) {
+        for worker in 0..self.workers.len() as u8 {
+            self.tell(worker, ToWorker::ConnectionsGone(gone.clone())).await;
+        }
+    }
+
     async fn gateway(&mut self, hello: GatewayHello) {
         let shards = hello.shards.clamp(1, 256) as usize;
         let changed = self.hello.as_ref().is_none_or(|old| {
@@ -162,12 +182,15 @@ impl Hub {
             shards,
             "the gateway is linked"
         );
+        let incarnation = hello.incarnation;
         let restarted = self.hello.is_some();
         self.hello = Some(hello);
         self.grow(shards);
         for worker in shards..self.workers.len() {
             // Its sessions' connections are on other shards now, or lost.
-            self.tell(worker as u8, ToWorker::Retired).await;
+            let to = self.heir(worker as u8);
+            self.tell(worker as u8, ToWorker::Export { to, incarnation })
+                .await;
         }
         if restarted {
             // Followers were told another incarnation: they begin anew.
@@ -177,6 +200,15 @@ impl Hub {
             }
         }
         self.begin_snapshots();
+    }
+
+    /// The worker that has this one's connections, if its shard is gone; else itself.
+    fn heir(&self, worker: u8) -> u8 {
+        let shards = self
+            .hello
+            .as_ref()
+            .map_or(256, |hello| hello.shards.clamp(1, 256));
+        u8::try_from(u32::from(worker) % shards).unwrap_or(worker)
     }
 
     fn grow(&mut self, shards: usize) {

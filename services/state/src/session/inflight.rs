@@ -166,6 +166,14 @@ impl InFlight {
             .collect()
     }
 
+    /// The ids of all requests.
+    #[must_use]
+    pub fn all(&self) -> Vec<u64> {
+        let live = self.slots.iter().enumerate().filter(|(_, slot)| slot.live);
+        live.map(|(index, slot)| u64::from(slot.generation) << 32 | index as u64)
+            .collect()
+    }
+
     /// Puts the ids that are due at `now_micros` into `due`, once: the caller removes them.
     pub fn sweep(&mut self, now_micros: u64, due: &mut Vec<u64>) {
         let now = now_micros / TICK_MICROS;

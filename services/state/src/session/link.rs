@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use imaccess_proto::LINK_GENERATION;
+use imaccess_common::generation::{self, Span};
 use imaccess_proto::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
 use imaccess_proto::v1::gateway_link_client::GatewayLinkClient;
 use imaccess_proto::v1::{GatewayBatch, GatewayHello, StateBatch, StateHello};
 use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
 use super::mailbox::{Mailbox, mailbox};
@@ -39,6 +40,8 @@ pub enum LinkEvent {
     Up {
         /// The gateway's first message.
         hello: GatewayHello,
+        /// Link generation that both speak.
+        generation: u32,
         /// Where batches for it go.
         outgoing: Mailbox<StateBatch>,
     },
@@ -48,11 +51,17 @@ pub enum LinkEvent {
     Down,
 }
 
-/// Keeps a stream to one shard until the worker is gone.
-pub async fn keep(socket_dir: PathBuf, shard: u8, room: Arc<Notify>, events: mpsc::Sender<LinkEvent>) {
+/// Keeps a stream to one shard until the worker is gone or `leaving`: then none is begun any more.
+pub async fn keep(
+    socket_dir: PathBuf,
+    shard: u8,
+    room: Arc<Notify>,
+    events: mpsc::Sender<LinkEvent>,
+    leaving: CancellationToken,
+) {
     let path = socket_dir.join(format!("shard-{shard}.sock"));
     let mut pause = FIRST_PAUSE;
-    loop {
+    while !leaving.is_cancelled() {
         match follow(&path, shard, &room, &events, &mut pause).await {
             Ok(()) => {}
             Err(Fault::WorkerGone) => return,
@@ -68,7 +77,7 @@ pub async fn keep(socket_dir: PathBuf, shard: u8, room: Arc<Notify>, events: mps
 
 enum Fault {
     WorkerGone,
-    Hello(&'static str),
+    Hello(String),
     Link(Box<dyn std::error::Error + Send + Sync>),
 }
 
@@ -91,10 +100,11 @@ async fn follow(
         .max_frame_size(FRAME)
         .http2_adaptive_window(false);
     let channel = endpoint.connect().await?;
+    let ours = generation::spoken().link;
     let hello = StateBatch {
         hello: Some(StateHello {
-            link_generation: LINK_GENERATION,
-            ..StateHello::default()
+            link_generation: ours.oldest,
+            newest_generation: ours.newest,
         }),
         ..StateBatch::default()
     };
@@ -102,16 +112,24 @@ async fn follow(
     let mut client = GatewayLinkClient::new(channel).max_decoding_message_size(MAX_LINK_MESSAGE);
     let mut batches = client.attach(stream).await?.into_inner();
     let Some(hello) = batches.message().await?.and_then(|batch| batch.hello) else {
-        return Err(Fault::Hello("its first message was no hello"));
+        return Err(Fault::Hello("its first message was no hello".to_owned()));
     };
-    if hello.link_generation != LINK_GENERATION {
-        return Err(Fault::Hello("it speaks another link generation"));
-    }
+    let theirs = Span::new(hello.link_generation, hello.newest_generation);
+    let Some(generation) = ours.common(theirs) else {
+        return Err(Fault::Hello(format!(
+            "it speaks link generation {theirs}, this sidecar {ours}: run versions that share one"
+        )));
+    };
     if hello.shard != u32::from(shard) {
-        return Err(Fault::Hello("it is another shard"));
+        return Err(Fault::Hello("it is another shard".to_owned()));
     }
     *pause = FIRST_PAUSE;
-    tell(events, LinkEvent::Up { hello, outgoing }).await?;
+    let up = LinkEvent::Up {
+        hello,
+        generation,
+        outgoing,
+    };
+    tell(events, up).await?;
     let ended = loop {
         match batches.message().await {
             Ok(Some(batch)) => tell(events, LinkEvent::Batch(Box::new(batch))).await?,

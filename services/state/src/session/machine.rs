@@ -7,15 +7,21 @@
 //! taken and handed on before the link, so that another worker hears of a login before its client can act on it.
 
 mod business;
+mod ended;
+mod held;
 mod link;
 mod login;
 mod push;
+mod quiesce;
 mod route;
+mod takeover;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod uplink;
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +42,12 @@ use super::replies::Replies;
 use super::table::{Key, Table};
 
 use self::business::Business;
+use self::ended::Settlements;
+use self::held::Held;
+pub use self::link::Gone;
 pub use self::route::RouteChunk;
+use self::takeover::Syncing;
+pub use self::transfer::{Answered, Moved, Transfer};
 
 /// Sessions that may wait for routing to confirm their end, while there is none: about 200 MB per worker. The
 /// records of devices that come back don't count, for their next login takes them over.
@@ -87,6 +98,16 @@ enum LinkState {
     /// Up, and its snapshot isn't complete.
     Syncing,
     Live,
+    /// Up, and everything is said: one side leaves.
+    Quiesced,
+}
+
+/// The gateway process whose handles the table holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Gateway {
+    instance: String,
+    incarnation: u32,
+    shards: u32,
 }
 
 /// A push that the gateway hasn't answered.
@@ -117,7 +138,27 @@ pub struct Machine {
     /// Counts link streams.
     link_no: u32,
     /// Whose handles the table holds.
-    gateway: Option<(String, u32)>,
+    gateway: Option<Gateway>,
+    /// Link generation that both sides speak.
+    generation: u32,
+    /// Only while a snapshot runs.
+    sync: Syncing,
+    /// When the link was live last.
+    last_live: u64,
+    /// Begin was sent: this side leaves.
+    quiescing: bool,
+    /// The gateway has said all it had.
+    gateway_is_done: bool,
+    /// Which workers' sessions have come here, each for which start of the gateway.
+    imported: Vec<(u32, u8)>,
+    /// Ended connections that the gateway remembers.
+    settlements: Settlements,
+    /// Group pushes that wait for the link.
+    held: Held,
+    /// Bytes held when the metric was set last.
+    held_was: i64,
+    /// The gateway has no shard of this number any more: the worker that has its sessions.
+    retired_to: Option<u8>,
     /// Whether a snapshot was ever complete: only then is what the machine knows the whole.
     restored: bool,
     /// New requests are answered retry.
@@ -128,6 +169,8 @@ pub struct Machine {
     confirmed: u64,
     /// When each suspended session ends, with its phase number then; in order.
     suspended: VecDeque<(u64, Key, u16)>,
+    /// The same, for those whose window had begun before they came here; soonest first.
+    restored_suspended: BinaryHeap<Reverse<(u64, Key, u16)>>,
     /// Sessions whose retraction isn't confirmed, with its delta; in order.
     leaving: VecDeque<(u64, Key)>,
     /// Answers given while there was no link: session, message, code. Said again when there is one.
@@ -161,11 +204,22 @@ impl Machine {
             link_state: LinkState::Down,
             link_no: 0,
             gateway: None,
+            generation: 1,
+            sync: Syncing::default(),
+            last_live: 0,
+            quiescing: false,
+            gateway_is_done: false,
+            imported: Vec::new(),
+            settlements: Settlements::default(),
+            held: Held::default(),
+            held_was: 0,
+            retired_to: None,
             restored: false,
             draining: false,
             delta: 0,
             confirmed: 0,
             suspended: VecDeque::new(),
+            restored_suspended: BinaryHeap::new(),
             leaving: VecDeque::new(),
             undelivered: Vec::new(),
             pushes: Vec::new(),
@@ -185,23 +239,32 @@ impl Machine {
             self.time_out(id, now);
         }
         self.due = due;
-        while let Some(&(at, key, phase_no)) = self.suspended.front() {
-            let current = self
-                .table
-                .get(key)
-                .filter(|record| record.phase == Phase::Suspended && record.phase_no == phase_no);
-            if current.is_none() {
-                self.suspended.pop_front();
-                continue;
-            }
-            if at > now.micros {
-                break;
-            }
+        while let Some(&(at, key, phase_no)) = self.suspended.front()
+            && (at <= now.micros || !self.is_suspended_since(key, phase_no))
+        {
             self.suspended.pop_front();
-            self.leave(key, None);
+            if self.is_suspended_since(key, phase_no) {
+                self.leave(key, None);
+            }
         }
+        while let Some(&Reverse((at, key, phase_no))) = self.restored_suspended.peek()
+            && (at <= now.micros || !self.is_suspended_since(key, phase_no))
+        {
+            self.restored_suspended.pop();
+            if self.is_suspended_since(key, phase_no) {
+                self.leave(key, None);
+            }
+        }
+        self.tick_sync(now);
+        self.tick_held(now);
         let window = u64::try_from(self.settings.resume_window.as_micros()).unwrap_or(u64::MAX);
         self.replies.expire(now.micros.saturating_sub(window));
+    }
+
+    fn is_suspended_since(&self, key: Key, phase_no: u16) -> bool {
+        self.table
+            .get(key)
+            .is_some_and(|record| record.phase == Phase::Suspended && record.phase_no == phase_no)
     }
 
     /// How many sessions there are, in any phase.
@@ -261,18 +324,29 @@ impl Machine {
             .max(1)
     }
 
-    /// The session lost its connection and may be resumed.
-    fn suspend(&mut self, key: Key, code: Code, now: Now) {
+    /// How long a session may be resumed, in microseconds.
+    fn resume_window(&self) -> u64 {
+        u64::try_from(self.settings.resume_window.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// The session lost its connection, this many microseconds ago, and may be resumed.
+    fn suspend(&mut self, key: Key, code: Code, ago: u64, now: Now) {
         self.release_groups(key);
         self.table.set_handle(key, 0);
-        let window = u64::try_from(self.settings.resume_window.as_micros()).unwrap_or(u64::MAX);
+        let until = now
+            .micros
+            .saturating_add(self.resume_window().saturating_sub(ago));
         let Some(record) = self.table.get_mut(key) else {
             return;
         };
         record.enter(Phase::Suspended);
         record.reason = code as u16;
-        self.suspended
-            .push_back((now.micros.saturating_add(window), key, record.phase_no));
+        let entry = (until, key, record.phase_no);
+        if ago == 0 {
+            self.suspended.push_back(entry);
+        } else {
+            self.restored_suspended.push(Reverse(entry));
+        }
         self.shared
             .metrics
             .session_ends
@@ -311,7 +385,9 @@ impl Machine {
                 .is_some_and(|record| record.announced == delta)
         {
             // Its route is gone or its device has a later one; only the event is lost, and counted.
-            self.table.remove(key);
+            if let Some(record) = self.table.remove(key) {
+                self.settle(record.serial);
+            }
             self.shared
                 .metrics
                 .session_ends
@@ -326,9 +402,7 @@ impl Machine {
         let Some(record) = self.table.remove(key) else {
             return;
         };
-        if record.handle != 0 && self.link_state != LinkState::Down {
-            self.link.close(record.handle, code);
-        }
+        self.close_for_good(record.handle, record.serial, code);
         self.shared
             .metrics
             .session_ends
@@ -350,6 +424,8 @@ impl Machine {
 
     fn event(&mut self, kind: EventKind, key: Key, now: Now) {
         let Some(record) = self.table.get(key) else { return };
+        let serial = record.serial;
+        let mut told = 0;
         for business in self
             .businesses
             .iter_mut()
@@ -357,7 +433,12 @@ impl Machine {
         {
             business.events.add(kind, record, record.reason, now.unix_ms);
             business.note_events();
+            told += 1;
         }
+        if kind == EventKind::Offline {
+            self.owe(serial, told);
+        }
+        self.events_done();
     }
 
     fn business_index(&self, id: u32) -> Option<usize> {

@@ -11,6 +11,8 @@ pub struct Metrics {
     pub sessions: IntGaugeVec,
     /// Logins by result: `new`, `resumed`, or the refusal's code.
     pub logins: IntCounterVec,
+    /// Tickets that couldn't be used, by reason.
+    pub tickets_refused: IntCounterVec,
     /// Logins waiting for their turn, by worker.
     pub logins_waiting: IntGaugeVec,
     /// Sessions that ended or lost their connection, by what happened and why.
@@ -27,6 +29,8 @@ pub struct Metrics {
     pub repeats: IntCounterVec,
     /// Replies that nobody waited for any more.
     pub late_replies: IntCounterVec,
+    /// Uplink frames that a gateway had read and that died with it.
+    pub frames_lost: IntCounter,
     /// Frames that couldn't be used, by reason.
     pub frames_dropped: IntCounterVec,
     /// Streams to businesses that broke or couldn't be opened.
@@ -43,10 +47,14 @@ pub struct Metrics {
     pub pushes: IntCounterVec,
     /// Group pushes handed to the gateway.
     pub group_pushes: IntCounter,
+    /// Group pushes waiting for a link, in bytes, by worker.
+    pub held_bytes: IntGaugeVec,
     /// Links up.
     pub links: IntGauge,
     /// Links that broke.
     pub link_breaks: IntCounter,
+    /// Ended connections named to the gateway because nothing is owed of them.
+    pub settled: IntCounter,
     /// Routing replicas that follow.
     pub followers: IntGauge,
     /// Followers dropped, by reason.
@@ -63,6 +71,12 @@ impl Metrics {
         Self {
             sessions: gauge_vec(r, "imaccess_state_sessions", "Sessions.", &["worker", "phase"]),
             logins: counter_vec(r, "imaccess_state_logins_total", "Logins by result.", &["result"]),
+            tickets_refused: counter_vec(
+                r,
+                "imaccess_state_tickets_refused_total",
+                "Tickets that couldn't be used, so that the token decided.",
+                &["reason"],
+            ),
             logins_waiting: gauge_vec(r, "imaccess_state_logins_waiting", "Logins waiting.", &["worker"]),
             session_ends: counter_vec(
                 r,
@@ -104,6 +118,11 @@ impl Metrics {
                 "imaccess_state_late_replies_total",
                 "Replies that nobody waited for.",
                 &["business"],
+            ),
+            frames_lost: counter(
+                r,
+                "imaccess_state_frames_lost_total",
+                "Uplink frames that a gateway had read when it died, and that never came here.",
             ),
             frames_dropped: counter_vec(
                 r,
@@ -152,6 +171,12 @@ impl Metrics {
                 "imaccess_state_group_pushes_total",
                 "Group pushes handed to the gateway.",
             ),
+            held_bytes: gauge_vec(
+                r,
+                "imaccess_state_group_pushes_held_bytes",
+                "Group pushes that wait for a gateway.",
+                &["worker"],
+            ),
             links: gauge(
                 r,
                 "imaccess_state_links",
@@ -161,6 +186,11 @@ impl Metrics {
                 r,
                 "imaccess_state_link_breaks_total",
                 "Links to the gateway that broke.",
+            ),
+            settled: counter(
+                r,
+                "imaccess_state_connections_settled_total",
+                "Ended connections of which nothing is owed any more, named to the gateway.",
             ),
             followers: gauge(r, "imaccess_state_followers", "Routing replicas that follow."),
             followers_dropped: counter_vec(

@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 use imaccess_proto::v1::{
-    CloseConnection, GroupFrame, GroupPresence, LinkPolicy, LoginResult, Membership, Outcome,
-    RouteAnnouncement, RouteRetraction, StateBatch, Unicast,
+    CloseConnection, GroupFrame, GroupPresence, LinkPolicy, LoginResult, Membership, Outcome, Quiesce,
+    RouteAnnouncement, RouteRetraction, SessionRow, StateBatch, Unicast,
 };
 use imaccess_wire::Code;
 use imaccess_wire::frame::{Accepted, Close, Reply};
@@ -22,6 +22,10 @@ pub struct LinkOut {
     frames: Vec<u8>,
     /// Bytes that aren't in `frames`.
     other_bytes: usize,
+    /// To be said with the next batch (`Begin`) or with the last one (`Done`).
+    quiesce: Option<Quiesce>,
+    /// `Done` was taken: whatever is added after it goes nowhere.
+    over: bool,
 }
 
 /// How one push is queued by the gateway.
@@ -43,13 +47,16 @@ impl LinkOut {
     /// Bytes waiting, roughly.
     #[must_use]
     pub fn bytes(&self) -> usize {
+        if self.over {
+            return 0;
+        }
         self.frames.len() + self.other_bytes
     }
 
     /// Whether there is nothing to send.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.bytes() == 0
+        self.bytes() == 0 && self.quiesce.is_none()
     }
 
     /// The batch so far, as much of it as fits a message.
@@ -68,7 +75,21 @@ impl LinkOut {
             unicast.frames = Bytes::from(std::mem::replace(&mut self.frames, next));
             batch.unicast = Some(unicast);
         }
+        match self.quiesce {
+            Some(Quiesce::Done) if !self.frames.is_empty() => {}
+            Some(quiesce) => {
+                self.over = quiesce == Quiesce::Done;
+                batch.quiesce = quiesce as i32;
+                self.quiesce = None;
+            }
+            None => {}
+        }
         batch
+    }
+
+    /// Says that this side leaves (`Begin`), or that all is said (`Done`): then nothing more will be sent.
+    pub fn quiesce(&mut self, quiesce: Quiesce) {
+        self.quiesce = Some(quiesce);
     }
 
     /// The first of more frames than one message should have; rare, so the rest is moved.
@@ -168,6 +189,18 @@ impl LinkOut {
     pub fn login(&mut self, result: LoginResult) {
         self.other_bytes += 64 + result.frame.len() + result.ticket.len();
         self.batch.logins.push(result);
+    }
+
+    /// What a connection's session is, for a gateway that has taken the connection over without its ticket.
+    pub fn session_row(&mut self, row: SessionRow) {
+        self.other_bytes += 32 + row.ticket.len();
+        self.batch.sessions.push(row);
+    }
+
+    /// Nothing is owed any more of an ended connection.
+    pub fn settled(&mut self, serial: u64) {
+        self.other_bytes += 8;
+        self.batch.settled.push(serial);
     }
 
     /// A change of membership.
@@ -297,6 +330,32 @@ mod tests {
         ] {
             assert_eq!(column, 3);
         }
+    }
+
+    #[test]
+    fn done_is_the_very_last() {
+        let mut out = LinkOut::default();
+        out.quiesce(Quiesce::Begin);
+        assert!(!out.is_empty());
+        assert_eq!(out.take().quiesce(), Quiesce::Begin);
+        for handle in 1..=3 {
+            out.push(handle, PushTerms::default(), |out| {
+                out.resize(out.len() + 600_000, 0)
+            });
+        }
+        out.quiesce(Quiesce::Done);
+        out.settled(7);
+        let mut batches = Vec::new();
+        while !out.is_empty() {
+            batches.push(out.take());
+        }
+        let said: Vec<_> = batches.iter().map(StateBatch::quiesce).collect();
+        assert_eq!(said, [Quiesce::Unspecified, Quiesce::Unspecified, Quiesce::Done]);
+        out.settled(8);
+        assert!(out.is_empty() && out.bytes() == 0);
+        out.clear();
+        out.settled(9);
+        assert_eq!(out.take().settled, [9]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub struct Record {
     pub epoch: u64,
     /// Its connection's address on the link; 0: none.
     pub handle: u64,
-    /// Low half of its connection's id.
+    /// Low half of its connection's id; kept when the connection has ended, until that is settled with the gateway.
     pub serial: u64,
     /// Number of the delta that announced this epoch, or retracted it.
     pub announced: u64,
@@ -44,6 +44,9 @@ pub struct Record {
     pub generation: u32,
     /// Number of the link stream in whose snapshot (or login) its connection was last seen.
     pub seen_link: u32,
+    /// Data frames received on its connection since that was opened, modulo 2^32: what the gateway forwarded beyond it is
+    /// lost.
+    pub forwarded: u32,
     /// Counts changes of phase, so that an old timer is told from the current one.
     pub phase_no: u16,
     /// Requests in flight.
@@ -73,6 +76,7 @@ impl Record {
             first_in_flight: NONE,
             generation: 0,
             seen_link: 0,
+            forwarded: 0,
             phase_no: 0,
             in_flight: 0,
             reason: Code::Ok as u16,

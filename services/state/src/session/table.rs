@@ -16,7 +16,7 @@ const CHUNK: usize = 512;
 const GENERATION_BITS: u32 = 24;
 
 /// Names one session for as long as it is in the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// Record number.
     pub index: u32,

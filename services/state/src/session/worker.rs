@@ -8,6 +8,8 @@
 //! - Deltas for the hub above [`ROUTES_HARD`]: logins wait in their bounded queue.
 //! - Dropping the worker closes its mailboxes and channels, which ends its tasks.
 
+mod leaving;
+
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,11 +26,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::Now;
 use super::link::{self, LinkEvent};
-use super::machine::{Machine, RouteChunk, Settings, Shared};
+use super::machine::{Gone, Machine, RouteChunk, Settings, Shared, Transfer};
 use super::mailbox::Mailbox;
 use super::metrics::Metrics;
 use super::out::RouteOut;
 use crate::business::{self, StreamContext, StreamEvent, StreamId};
+
+use self::leaving::Leaving;
 
 /// Bytes waiting for the gateway above which nothing that can wait is taken on: 5 ms at 50 MB/s.
 const LINK_SOFT: usize = 256 * 1024;
@@ -56,7 +60,18 @@ pub enum FromWorker {
     /// It knows all sessions of its shard, now or once before.
     Restored(u8),
     /// Its link is complete, or isn't any more.
-    Live(u8, bool),
+    Live {
+        /// Which worker.
+        worker: u8,
+        /// Whether it is.
+        live: bool,
+        /// It isn't because one side leaves in order.
+        planned: bool,
+    },
+    /// All that a worker has whose shard is gone.
+    Exported(Box<Transfer>),
+    /// Ended connections that such a worker has settled since.
+    Settled(u8, Vec<u64>),
     /// What happened to routes.
     Delta(u8, RouteOut),
     /// A part of a follower's snapshot.
@@ -83,8 +98,19 @@ pub enum ToWorker {
     Groups(Arc<Vec<GroupPush>>),
     /// Sessions whose device has a higher epoch elsewhere.
     Outranked(Vec<Outranked>),
-    /// The gateway has fewer shards now: nobody will ever be connected here.
-    Retired,
+    /// Connections ended while no gateway was there to say so.
+    ConnectionsGone(Gone),
+    /// The gateway has fewer shards now, and none for this worker: all that it has goes to another.
+    Export {
+        /// Which.
+        to: u8,
+        /// Which start of the gateway it is.
+        incarnation: u32,
+    },
+    /// What a worker has whose shard is gone.
+    Import(Box<Transfer>),
+    /// Ended connections that such a worker has settled.
+    Settled(Vec<u64>),
 }
 
 /// What a worker is made of.
@@ -101,6 +127,8 @@ pub struct WorkerConfig {
     pub to_hub: mpsc::Sender<FromWorker>,
     /// From the hub.
     pub from_hub: mpsc::Receiver<ToWorker>,
+    /// How long requests in flight, and then events, may take when the sidecar leaves.
+    pub drain_grace: Duration,
     /// When to end, in order.
     pub drain: Drain,
     /// When to end at once: the sidecar itself is gone.
@@ -127,6 +155,12 @@ struct Worker {
     asked: Vec<(u32, u32)>,
     /// Said to the hub as soon as it takes it.
     owed: Vec<FromWorker>,
+    leaving: Leaving,
+    grace: Duration,
+    /// Keeps the link's task from beginning a stream anew.
+    leaving_link: CancellationToken,
+    /// The stream that was last has ended.
+    link_has_ended: bool,
 }
 
 /// Runs a worker until the drain is done. Call it on a thread of its own.
@@ -146,7 +180,14 @@ impl Worker {
         let room = Arc::new(Notify::new());
         let (link_tx, mut link_rx) = mpsc::channel(link::READ_AHEAD);
         let (stream_tx, mut stream_rx) = mpsc::channel(STREAM_READ_AHEAD);
-        tokio::spawn(link::keep(config.socket_dir, number, Arc::clone(&room), link_tx));
+        let leaving_link = CancellationToken::new();
+        tokio::spawn(link::keep(
+            config.socket_dir,
+            number,
+            Arc::clone(&room),
+            link_tx,
+            leaving_link.clone(),
+        ));
         let context = StreamContext {
             cluster: config.cluster,
             dialler: String::new(),
@@ -171,11 +212,14 @@ impl Worker {
             was_live: false,
             asked: Vec::new(),
             owed: Vec::new(),
+            leaving: Leaving::No,
+            grace: config.drain_grace,
+            leaving_link,
+            link_has_ended: true,
         };
         let mut from_hub = config.from_hub;
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let mut draining = false;
         let mut more_logins = false;
         let mut stop = pin!(config.stop.cancelled());
         let mut begun = pin!(config.drain.begun());
@@ -187,10 +231,7 @@ impl Worker {
                 biased;
                 () = &mut stop => break,
                 () = &mut deadline => break,
-                () = &mut begun, if !draining => {
-                    draining = true;
-                    worker.machine.drain();
-                }
+                () = &mut begun, if worker.leaving == Leaving::No => worker.begin_leaving(),
                 Some(event) = from_hub.recv() => worker.hub(event),
                 // What says that the gateway is gone comes this way too, and only that empties what waits for it.
                 Some(event) = link_rx.recv(), if waiting < LINK_HARD || link_gone => worker.link(event),
@@ -215,7 +256,7 @@ impl Worker {
             let may_log_in = worker.machine.routes_waiting() < ROUTES_HARD;
             more_logins = may_log_in && worker.machine.run_logins(worker.now());
             worker.flush();
-            if draining && worker.machine.requests_in_flight() == 0 && worker.machine.link.is_empty() {
+            if worker.leave() {
                 break;
             }
         }
@@ -234,8 +275,14 @@ impl Worker {
 
     fn link(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Up { hello, outgoing } => {
-                self.machine.link_up(&hello);
+            LinkEvent::Up {
+                hello,
+                generation,
+                outgoing,
+            } => {
+                let now = self.now();
+                self.machine.link_up(&hello, generation, now);
+                self.link_has_ended = false;
                 let policy = self.machine.policy();
                 self.machine.link.policy(policy);
                 self.link = Some(outgoing);
@@ -250,6 +297,7 @@ impl Worker {
             LinkEvent::Batch(batch) => self.batch(*batch),
             LinkEvent::Down => {
                 self.link = None;
+                self.link_has_ended = true;
                 self.machine.link_down();
             }
         }
@@ -267,6 +315,7 @@ impl Worker {
     /// Applies the fields of a batch in the order of their numbers.
     fn batch(&mut self, batch: GatewayBatch) {
         let now = self.now();
+        let quiesce = batch.quiesce();
         if let Some(chunk) = &batch.snapshot {
             self.machine.snapshot(chunk, now);
         }
@@ -282,6 +331,7 @@ impl Worker {
         if !batch.closed.is_empty() {
             self.machine.closed(&batch.closed, now);
         }
+        self.machine.quiesce(quiesce);
     }
 
     fn stream(&mut self, id: StreamId, event: StreamEvent) {
@@ -322,7 +372,7 @@ impl Worker {
             ToWorker::Groups(pushes) => {
                 for push in pushes.iter() {
                     let room = self.machine.link.bytes() < LINK_SOFT;
-                    self.machine.group_push(push, room);
+                    self.machine.group_push(push, room, now);
                 }
             }
             ToWorker::Outranked(outranked) => {
@@ -330,7 +380,13 @@ impl Worker {
                     self.machine.outranked(outranked, now);
                 }
             }
-            ToWorker::Retired => self.machine.snapshot_done(now),
+            ToWorker::ConnectionsGone(gone) => self.machine.connections_gone(&gone, now),
+            ToWorker::Export { to, incarnation } => {
+                let transfer = self.machine.export(to, incarnation, now);
+                self.owed.push(FromWorker::Exported(Box::new(transfer)));
+            }
+            ToWorker::Import(transfer) => self.machine.import(*transfer, now),
+            ToWorker::Settled(serials) => self.machine.settled_elsewhere(&serials),
         }
     }
 
@@ -338,9 +394,12 @@ impl Worker {
     fn flush(&mut self) {
         self.flush_to_hub();
         // Asked again after each: only who found no room is told when there is some.
+        let now = self.now();
         if let Some(link) = &self.link {
+            self.machine.release_held(LINK_SOFT, now);
             while !self.machine.link.is_empty() && link.has_room() {
                 link.put(self.machine.link.take());
+                self.machine.release_held(LINK_SOFT, now);
             }
         }
         for (business, streams) in self.streams.iter().enumerate() {
@@ -361,7 +420,15 @@ impl Worker {
         }
         let live = self.machine.link_is_live();
         if live != std::mem::replace(&mut self.was_live, live) {
-            self.owed.push(FromWorker::Live(self.number, live));
+            self.owed.push(FromWorker::Live {
+                worker: self.number,
+                live,
+                planned: self.machine.is_quiesced(),
+            });
+        }
+        let settled = self.machine.take_settled();
+        if !settled.is_empty() {
+            self.owed.push(FromWorker::Settled(self.number, settled));
         }
         while !self.owed.is_empty() {
             let Ok(permit) = self.to_hub.try_reserve() else {

@@ -1,6 +1,7 @@
 //! A sidecar among neighbours that the test plays, over real sockets.
 
 mod cost;
+mod custody;
 mod harness;
 
 use std::time::Duration;

@@ -28,6 +28,9 @@ pub enum ClientEvent<'a> {
         /// How it follows the last one of its group.
         continuity: Continuity,
     },
+    /// What was sent on this connection and isn't answered may be lost: requests, joins and leaves without an answer are
+    /// to be repeated now, with their message ids, lowest first. Sends are not: their fate is unknown.
+    Repeat,
     /// Connect elsewhere ([`super::ClientSession::successor`]), then leave here.
     GoAway(GoAway<'a>),
     /// The gateway said goodbye; drop the connection.

@@ -86,6 +86,7 @@ impl ClientSession {
                 }
                 event(ClientEvent::GoAway(away));
             }
+            Frame::Repeat(_) => event(ClientEvent::Repeat),
             Frame::Close(close) => {
                 self.disconnect(if close.resumable {
                     Outcome::Resumable
@@ -115,7 +116,8 @@ impl ClientSession {
             | FrameType::Accepted
             | FrameType::Push
             | FrameType::GroupPush
-            | FrameType::GoAway => self.is_online(),
+            | FrameType::GoAway
+            | FrameType::Repeat => self.is_online(),
             FrameType::Close => true,
             FrameType::Login
             | FrameType::Ping

@@ -1,7 +1,8 @@
 use super::*;
 use crate::code::Code;
 use crate::frame::{
-    Accepted, Close, Frame, GoAway, GroupPush, LoginOk, LoginRefused, Ping, Pong, Push, Reply, Request, Send,
+    Accepted, Close, Frame, GoAway, GroupPush, LoginOk, LoginRefused, Ping, Pong, Push, Repeat, Reply,
+    Request, Send,
 };
 use crate::header;
 use crate::limits::{Limits, MAX_LOGIN_GROUPS};
@@ -543,4 +544,28 @@ fn time_at_its_end_does_no_harm() {
         })],
     );
     assert!(session.is_online());
+}
+
+#[test]
+fn repeat_is_told_and_changes_nothing_of_the_session() {
+    let mut session = online();
+    let mut out = Vec::new();
+    let joined = session.join(1, b"room", &mut out).unwrap();
+    let mut told = Vec::new();
+    session
+        .handle_bytes(2_000, &bytes(&[Frame::Repeat(Repeat)]), &mut out, &mut |event| {
+            told.push(matches!(event, ClientEvent::Repeat));
+        })
+        .unwrap();
+    assert_eq!((told, session.state()), (vec![true], State::Online));
+    assert_eq!(
+        session.join(1, b"room", &mut out).unwrap(),
+        joined,
+        "the same number"
+    );
+    // Only somebody who is online has something to repeat.
+    let mut early = ClientSession::new();
+    early.start(0, &parameters(), &mut out).unwrap();
+    let refused = early.handle_bytes(1, &bytes(&[Frame::Repeat(Repeat)]), &mut out, &mut |_| ());
+    assert!(refused.is_err());
 }

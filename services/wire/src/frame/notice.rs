@@ -1,10 +1,10 @@
-//! What keeps a connection and what ends it: ping, pong, go-away, close.
+//! What keeps a connection and what ends it: ping, pong, go-away, close, repeat.
 
 use super::login::{Transport, bounded, bounded_text, code};
 use super::repeated::{Item, Repeated};
 use crate::code::Code;
 use crate::field::{Reader, put_bytes, put_tags, put_varint};
-use crate::header::{FrameType, ProtocolError, put};
+use crate::header::{FLAG_IGNORABLE, FrameType, ProtocolError, put, put_flagged};
 use crate::limits::{MAX_ENDPOINTS, MAX_HOST, MAX_REASON, MAX_TICKET};
 
 /// Client → gateway: still here.
@@ -252,5 +252,30 @@ impl<'a> Close<'a> {
     #[must_use]
     pub fn known_code(&self) -> Option<Code> {
         Code::from_u16(self.code)
+    }
+}
+
+/// Gateway → client: a part that had frames of this connection died, so what is unanswered may be lost.
+///
+/// It is sent with the ignorable flag: a client from before it was defined skips it, and waits for its own deadlines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repeat;
+
+impl Repeat {
+    /// Reads a body: no field is defined yet.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Malformed`].
+    pub fn decode(body: &[u8]) -> Result<Self, ProtocolError> {
+        let mut reader = Reader::new(body, "repeat");
+        let mut tags = reader.tags()?;
+        reader.end()?;
+        while tags.next()?.is_some() {}
+        Ok(Self)
+    }
+
+    /// Appends the frame.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        put_flagged(out, FrameType::Repeat, FLAG_IGNORABLE, |_| {});
     }
 }

@@ -5,7 +5,7 @@ use imaccess_wire::field::varint_len;
 use imaccess_wire::frame::{
     Accepted, Close, DeliveryClass, Endpoints, GoAway, GoAwayEndpoint, GroupPosition, GroupPositions,
     GroupPush, Join, Leave, Login, LoginOk, LoginRefused, NetworkType, Ping, Pong, Priority, Push, PushAck,
-    Reply, Request, Send, Transport,
+    Repeat, Reply, Request, Send, Transport,
 };
 use proptest::prelude::*;
 
@@ -58,7 +58,7 @@ pub(crate) fn owned() -> impl Strategy<Value = Owned> {
     );
     let endpoint = (text(40), 0u8..6, text(253), any::<u16>());
     (
-        1u8..=16,
+        1u8..=17,
         [number(), number(), number(), number()],
         any::<[u32; 5]>(),
         any::<(u16, u8, bool)>(),
@@ -109,7 +109,7 @@ impl Owned {
         match self.kind {
             1 => 1 + self.device().len() + 1 + self.app().len() + long(self.bytes[2].len()),
             2 => 16 + a,
-            4 | 5 => 0,
+            4 | 5 | 17 => 0,
             6 | 8 | 10 => business + a,
             7 | 9 => a + code,
             11 => a,
@@ -250,6 +250,7 @@ impl Owned {
                 ticket,
                 delay_ms: t,
             }),
+            17 => Frame::Repeat(Repeat),
             _ => Frame::Close(Close {
                 code,
                 retry_after_ms: s,

@@ -1,6 +1,6 @@
 //! The bytes of the vectors, and the fuzzers' seeds made of them.
 
-use imaccess_wire::frame::{Accepted, Close, GoAway, GroupPush, LoginOk, Pong, Push};
+use imaccess_wire::frame::{Accepted, Close, GoAway, GroupPush, LoginOk, Pong, Push, Repeat};
 use imaccess_wire::{Code, Frame};
 
 use super::irregular::{extended, invalid};
@@ -71,6 +71,7 @@ pub(crate) fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
             ..GroupPush::default()
         }),
         Frame::Pong(Pong::default()),
+        Frame::Repeat(Repeat),
         Frame::GoAway(GoAway {
             code: 404,
             ..GoAway::default()

@@ -162,5 +162,6 @@ pub(crate) fn describe(frame: &Frame<'_>) -> (&'static str, Value) {
                 "reason": close.reason,
             }),
         ),
+        Frame::Repeat(_) => ("REPEAT", json!({})),
     }
 }

@@ -17,6 +17,13 @@ pub(crate) fn extended() -> Vec<Case> {
         raw("extended: unknown ignorable type 0 without a body", 0, 1, b""),
         raw("extended: known type with the ignorable flag", 4, 1, b""),
         raw("extended: unknown flags", 5, 0xFE, b""),
+        raw("extended: repeat without its flag", 17, 0, b""),
+        raw(
+            "extended: repeat with tags from a later version",
+            17,
+            1,
+            b"\x06\x01\x01\x07\x02\x01x",
+        ),
         raw("extended: unknown tag alone", 4, 0, b"\x03\x63\x01x"),
         raw(
             "extended: unknown tags around a known one",
@@ -125,7 +132,7 @@ pub(crate) fn invalid() -> Vec<Case> {
         bytes("invalid: nothing", b""),
         bytes("invalid: half a header", &[0xA9, 1, 4, 0]),
         bytes("invalid: half a body", &[0xA9, 1, 4, 0, 0, 0, 0, 4, 3, 1]),
-        raw("invalid: unknown type", 17, 0, b""),
+        raw("invalid: unknown type", 18, 0, b""),
         raw("invalid: unknown type with other flags", 255, 0xFE, b""),
         bytes("invalid: oversized", &[0xA9, 1, 6, 0, 0, 1, 0, 1]),
         bytes(
@@ -215,5 +222,6 @@ pub(crate) fn invalid() -> Vec<Case> {
         ),
         raw("invalid: too many endpoints", 15, 0, &too_many_endpoints),
         raw("invalid: close without a code", 16, 0, b""),
+        raw("invalid: repeat with a payload", 17, 1, b"\x00p"),
     ]
 }

@@ -3,7 +3,7 @@
 use imaccess_wire::frame::{
     Accepted, Close, DeliveryClass, Endpoints, GoAway, GoAwayEndpoint, GroupPosition, GroupPositions,
     GroupPush, Join, Leave, Login, LoginOk, LoginRefused, NetworkType, Ping, Pong, Priority, Push, PushAck,
-    Reply, Request, Send, Transport,
+    Repeat, Reply, Request, Send, Transport,
 };
 use imaccess_wire::{Code, Frame};
 
@@ -367,5 +367,6 @@ pub(crate) fn connection() -> Vec<Case> {
                 ..Close::default()
             }),
         ),
+        case("repeat", Frame::Repeat(Repeat)),
     ]
 }

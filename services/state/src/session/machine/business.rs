@@ -13,6 +13,7 @@ use crate::session::Now;
 use crate::session::events::Backlog;
 use crate::session::inflight::{Entry, NONE};
 use crate::session::metrics::BusinessMetrics;
+use crate::session::record::Phase;
 
 /// Bytes that may wait for one stream: at 100,000 messages of 128 bytes a second, 0.3 s. Beyond it: busy.
 const STREAM_QUEUE_BYTES: usize = 4 * 1024 * 1024;
@@ -133,6 +134,18 @@ impl Business {
         stream.requests.push(request);
     }
 
+    /// Whether requests wait for a stream that is there.
+    pub(super) fn has_requests(&self) -> bool {
+        self.streams
+            .iter()
+            .any(|stream| stream.up && !stream.requests.is_empty())
+    }
+
+    /// Whether it is there and hasn't acknowledged all events.
+    pub(super) fn has_events(&self) -> bool {
+        self.streams.first().is_some_and(|stream| stream.up) && !self.events.is_empty()
+    }
+
     pub(super) fn note_events(&mut self) {
         self.metrics.events_waiting.set(self.events.len() as i64);
         self.metrics.events_dropped.inc_by(self.events.take_dropped());
@@ -204,6 +217,7 @@ impl Machine {
             let done = business.events.acknowledge(batch.event_ack);
             business.metrics.events.inc_by(done as u64);
             business.note_events();
+            self.events_done();
         }
         for reply in &batch.replies {
             let awaited = self.in_flight.get(reply.id).is_some_and(|entry| {
@@ -233,7 +247,7 @@ impl Machine {
     }
 
     /// Takes a request out of every count.
-    fn finish(&mut self, id: u64) -> Option<Entry> {
+    pub(super) fn finish(&mut self, id: u64) -> Option<Entry> {
         let key = self.in_flight.get(id)?.session;
         let record = self.table.get_mut(key);
         let first = record.as_ref().map_or(NONE, |record| record.first_in_flight);
@@ -249,7 +263,14 @@ impl Machine {
     }
 
     /// Answers a request of a session, wherever its connection is now.
-    fn deliver(&mut self, entry: &Entry, code: u16, retry_after_ms: u32, payload: &[u8], now: Now) {
+    pub(super) fn deliver(
+        &mut self,
+        entry: &Entry,
+        code: u16,
+        retry_after_ms: u32,
+        payload: &[u8],
+        now: Now,
+    ) {
         let metrics = &self.businesses[usize::from(entry.business)].metrics;
         metrics
             .latency
@@ -264,7 +285,7 @@ impl Machine {
                 .with_label_values(&[metrics.name.as_str(), name])
                 .inc();
         }
-        let link_is_up = self.link_is_up();
+        let may_send = self.may_send();
         let Some(record) = self.table.get_mut(entry.session) else {
             return;
         };
@@ -280,14 +301,16 @@ impl Machine {
         if repeatable {
             record.window.forget(message_id);
         }
-        if record.handle != 0 && link_is_up {
+        if record.handle != 0 && may_send {
             let frame = self.link.reply(record.handle, &reply);
             if !repeatable {
                 self.replies.keep(entry.session, message_id, frame, now.micros);
             }
             return;
         }
-        if record.handle != 0 && self.undelivered.len() < MAX_UNDELIVERED {
+        // One that is online without a handle has its row still to come.
+        let will_be_linked = record.handle != 0 || record.phase == Phase::Online;
+        if will_be_linked && self.undelivered.len() < MAX_UNDELIVERED {
             self.undelivered.push((entry.session, message_id, code));
         }
         if !repeatable {
@@ -306,7 +329,9 @@ impl Machine {
             if let Some(frame) = self.replies.find(key, message_id) {
                 self.link
                     .control(record.handle, |out| out.extend_from_slice(&frame));
-            } else if Code::from_u16(code).is_some_and(Code::retryable) {
+            } else if Code::from_u16(code).is_some_and(Code::retryable) || self.generation >= 2 {
+                let kept = Code::from_u16(code).is_none_or(|code| !code.retryable());
+                let code = if kept { Code::AlreadyAnswered as u16 } else { code };
                 self.link.reply(
                     record.handle,
                     &Reply {

@@ -1,40 +1,75 @@
 //! The link's side of the machine: it comes and goes, its snapshot says who is connected.
 
-use imaccess_common::ticket::Ticket;
-use imaccess_proto::v1::{ConnectionClosed, GatewayHello, SnapshotChunk};
+use bytes::Bytes;
+use imaccess_proto::v1::{ConnectionClosed, GatewayHello, Outcome, SnapshotChunk, Takeover};
 use imaccess_wire::Code;
 
-use super::{LinkState, Machine};
+use super::ended::close_code;
+use super::takeover::Row;
+use super::{Gateway, LinkState, Machine};
 use crate::session::Now;
-use crate::session::record::{Identity, Phase, Record};
-use crate::session::table::Key;
+use crate::session::record::Phase;
 
 impl Machine {
-    /// A new stream has begun; its snapshot follows.
-    pub fn link_up(&mut self, hello: &GatewayHello) {
+    /// A new stream has begun, of this link generation; its snapshot follows.
+    pub fn link_up(&mut self, hello: &GatewayHello, generation: u32, now: Now) {
         self.link.clear();
         self.link_no += 1;
         self.link_state = LinkState::Syncing;
-        let gateway = (hello.instance.clone(), hello.incarnation);
-        if self.gateway.as_ref() != Some(&gateway) {
-            self.table.forget_handles();
-            self.gateway = Some(gateway);
+        self.generation = generation;
+        self.quiescing = false;
+        self.retired_to = None;
+        let gateway = Gateway {
+            instance: hello.instance.clone(),
+            incarnation: hello.incarnation,
+            shards: hello.shards,
+        };
+        let before = self.gateway.replace(gateway);
+        let same_instance = before.as_ref().is_some_and(|it| it.instance == hello.instance);
+        let same = same_instance
+            && before
+                .as_ref()
+                .is_some_and(|it| it.incarnation == hello.incarnation);
+        let unheard = std::mem::take(&mut self.sync).imports;
+        self.sync.foreign = before.is_some() && !same_instance;
+        self.sync.imports_since = now.micros;
+        self.settlements.link_up(same);
+        if same {
+            self.sync.imports = unheard;
+            return;
         }
+        self.table.forget_handles();
+        self.sync.taken_over = same_instance;
+        self.sync.crashed = hello.takeover() == Takeover::Crashed;
+        // Connections of shards that are gone are on others now, and their workers' sessions come after them.
+        self.imported
+            .retain(|(incarnation, _)| *incarnation == hello.incarnation);
+        let gone = hello.shards..before.map_or(0, |it| it.shards);
+        let expected = gone
+            .filter(|shard| shard % hello.shards.max(1) == u32::from(self.settings.worker))
+            .filter_map(|shard| u8::try_from(shard).ok())
+            .filter(|shard| !self.imported.contains(&(hello.incarnation, *shard)));
+        self.sync.imports = expected.collect();
     }
 
-    /// The stream broke. Sessions stay as they are; nothing is known of their connections.
+    /// The stream broke, or ended after a handover. Sessions stay as they are; nothing is known of their connections.
     pub fn link_down(&mut self) {
         self.link_state = LinkState::Down;
         self.link.clear();
-        // The gateway refuses the logins that wait: nobody would answer them.
+        // The gateway refuses the logins that wait, or lets them come again: nobody would answer them here.
         self.logins.clear();
-        self.fail_pushes();
+        self.quiescing = false;
+        // Whether pushes without a receipt were written isn't known.
+        self.fail_pushes(if self.generation < 2 {
+            Outcome::Retry
+        } else {
+            Outcome::Unknown
+        });
     }
 
-    /// Whether a stream is up.
-    #[must_use]
-    pub fn link_is_up(&self) -> bool {
-        self.link_state != LinkState::Down
+    /// Whether anything can be said to the gateway.
+    pub(super) fn may_send(&self) -> bool {
+        matches!(self.link_state, LinkState::Syncing | LinkState::Live)
     }
 
     /// Whether the link is up and its snapshot complete.
@@ -49,15 +84,25 @@ impl Machine {
         self.restored
     }
 
-    /// Connections that were logged in before the stream began.
+    /// Connections that were logged in before the stream began, and those that ended and aren't settled.
     pub fn snapshot(&mut self, chunk: &SnapshotChunk, now: Now) {
         let mut at = 0usize;
         let rows = chunk.handle.iter().zip(&chunk.serial).zip(&chunk.ticket_length);
-        for ((&handle, &serial), &length) in rows {
+        for (index, ((&handle, &serial), &length)) in rows.enumerate() {
             let end = at.saturating_add(length as usize);
-            let ticket = chunk.tickets.get(at..end).unwrap_or_default();
+            let ticket = if end <= chunk.tickets.len() {
+                chunk.tickets.slice(at..end)
+            } else {
+                Bytes::new()
+            };
             at = end;
-            self.snapshot_row(handle, serial, ticket);
+            let row = Row {
+                handle,
+                serial,
+                ticket,
+                forwarded: chunk.forwarded.get(index).copied(),
+            };
+            self.snapshot_row(row, now);
         }
         for group in &chunk.groups {
             if self.business_index(group.business).is_none() {
@@ -69,29 +114,11 @@ impl Machine {
                 }
             }
         }
+        for ended in &chunk.ended {
+            self.ended_row(ended, now);
+        }
         if chunk.done {
             self.snapshot_done(now);
-        }
-    }
-
-    /// The snapshot is complete (or the shard is gone for good): who wasn't in it has lost the connection.
-    pub fn snapshot_done(&mut self, now: Now) {
-        for index in 0..self.table.end() {
-            let Some(key) = self.table.key_at(index) else {
-                continue;
-            };
-            let lost = self
-                .table
-                .get(key)
-                .is_some_and(|record| record.phase == Phase::Online && record.seen_link != self.link_no);
-            if lost {
-                self.suspend(key, Code::ConnectionLost, now);
-            }
-        }
-        self.restored = true;
-        if self.link_state == LinkState::Syncing {
-            self.link_state = LinkState::Live;
-            self.deliver_undelivered();
         }
     }
 
@@ -104,83 +131,49 @@ impl Machine {
         }
         for closed in closed {
             let Some(key) = self.table.by_handle(closed.handle) else {
+                self.closed_by_us(closed.handle);
                 continue;
             };
-            let number = u16::try_from(closed.code).unwrap_or(Code::Internal as u16);
-            match Code::from_u16(number).unwrap_or(Code::Internal) {
+            match close_code(closed.code) {
                 code @ (Code::ClientLeft | Code::Kicked) => self.leave(key, Some(code)),
-                code => self.suspend(key, code, now),
+                code => self.suspend(key, code, 0, now),
             }
         }
     }
+}
 
-    fn snapshot_row(&mut self, handle: u64, serial: u64, sealed: &[u8]) {
-        let link_no = self.link_no;
-        if let Some(key) = self.table.by_handle(handle)
-            && let Some(record) = self.table.get_mut(key)
-            && record.serial == serial
-        {
-            record.seen_link = link_no;
+/// Connections that ended while no gateway was there to say so.
+#[derive(Debug, Clone)]
+pub enum Gone {
+    /// All of them.
+    All,
+    /// Those with these serials.
+    Serials(std::sync::Arc<[u64]>),
+}
+
+impl Machine {
+    /// The custodian's word, which counts as long as the gateway has none: once its link is up, its snapshot says who is connected.
+    pub fn connections_gone(&mut self, which: &Gone, now: Now) {
+        if self.link_state != LinkState::Down {
             return;
         }
-        // Its own gateway kept it, so its age doesn't matter: the connection has lived all the time.
-        let Ok(ticket) = self.shared.tickets.open(sealed, 0) else {
-            self.link.close(handle, Code::SessionLost);
-            self.shared
-                .metrics
-                .session_ends
-                .with_label_values(&["lost", Code::SessionLost.name()])
-                .inc();
-            return;
+        let serials: Option<std::collections::HashSet<u64>> = match which {
+            Gone::All => None,
+            Gone::Serials(serials) => Some(serials.iter().copied().collect()),
         };
-        match self.table.by_session(ticket.session.as_bytes()) {
-            Some(key) => self.relink(key, handle, serial, &ticket),
-            None => self.restore(handle, serial, &ticket),
-        }
-    }
-
-    /// A known session's connection has another address, or the session was resumed over this connection.
-    fn relink(&mut self, key: Key, handle: u64, serial: u64, ticket: &Ticket) {
-        let Some(record) = self.table.get(key) else { return };
-        let newer = record.phase == Phase::Online && record.serial != serial && record.epoch > ticket.epoch.0;
-        if newer {
-            self.link.close(handle, Code::Moved);
-            return;
-        }
-        self.table.set_handle(key, handle);
-        let link_no = self.link_no;
-        let Some(record) = self.table.get_mut(key) else {
-            return;
-        };
-        record.seen_link = link_no;
-        record.serial = serial;
-        record.epoch = record.epoch.max(ticket.epoch.0);
-        if record.phase != Phase::Online {
-            record.enter(Phase::Online);
-        }
-        self.announce(key);
-    }
-
-    /// A session that is only known from its ticket: this sidecar was restarted.
-    fn restore(&mut self, handle: u64, serial: u64, ticket: &Ticket) {
-        if let Some(other) = self.table.by_device(&ticket.app, &ticket.device) {
-            if self
-                .table
-                .get(other)
-                .is_some_and(|record| record.epoch >= ticket.epoch.0)
-            {
-                self.link.close(handle, Code::Superseded);
-                return;
+        for index in 0..self.table.end() {
+            let Some(key) = self.table.key_at(index) else {
+                continue;
+            };
+            let gone = self.table.get(key).is_some_and(|record| {
+                record.phase == Phase::Online
+                    && serials
+                        .as_ref()
+                        .is_none_or(|serials| serials.contains(&record.serial))
+            });
+            if gone {
+                self.suspend(key, Code::ConnectionLost, 0, now);
             }
-            self.supersede(other, Code::Superseded);
         }
-        let who = Identity::new(&ticket.app, &ticket.device);
-        let mut record = Record::new(*ticket.session.as_bytes(), ticket.epoch.0, who);
-        record.serial = serial;
-        record.seen_link = self.link_no;
-        let key = self.table.insert(record);
-        self.table.set_handle(key, handle);
-        self.shared.metrics.restored.inc();
-        self.announce(key);
     }
 }

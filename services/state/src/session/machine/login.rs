@@ -1,7 +1,7 @@
 //! Logins: a ticket first, a token else; a bounded queue, and a bounded amount of signature checks per turn.
 
 use imaccess_common::identity::{Epoch, SessionId};
-use imaccess_common::ticket::Ticket;
+use imaccess_common::ticket::{Ticket, TicketError};
 use imaccess_common::token::TokenError;
 use imaccess_proto::v1::{EventKind, LoginAttempt, LoginResult};
 use imaccess_wire::Code;
@@ -22,6 +22,10 @@ const RETRY_MS: std::ops::Range<u32> = 1_000..2_000;
 impl Machine {
     /// A connection wants a session. It is queued, or refused when the queue is full.
     pub fn login(&mut self, attempt: LoginAttempt) {
+        if !self.may_send() {
+            // Nobody could be answered; its frame is still in the kernel and comes again.
+            return;
+        }
         if self.logins.len() >= self.settings.login_queue {
             self.refuse(attempt.handle, Code::Overloaded);
             return;
@@ -62,12 +66,12 @@ impl Machine {
         if !login.ticket.is_empty() {
             let now_s = u32::try_from(now_s).unwrap_or(u32::MAX);
             // One that doesn't open, or is another device's, makes this an ordinary first login.
-            if let Ok(ticket) = self.shared.tickets.open(login.ticket, now_s)
-                && ticket.app == login.app
-                && ticket.device == login.device
-            {
-                self.accept(attempt, &login, Some(&ticket), now);
-                return 1;
+            match self.shared.tickets.open(login.ticket, now_s) {
+                Ok(ticket) if ticket.app == login.app && ticket.device == login.device => {
+                    self.accept(attempt, &login, Some(&ticket), now);
+                    return 1;
+                }
+                refused => self.count_ticket(refused.err()),
             }
         }
         match self.shared.tokens.verify(login.token, now_s) {
@@ -79,6 +83,23 @@ impl Machine {
             Err(_) => self.refuse(attempt.handle, Code::TokenInvalid),
         }
         TOKEN_COST
+    }
+
+    /// Counts a ticket that didn't open, or (`None`) is another device's.
+    fn count_ticket(&self, fault: Option<TicketError>) {
+        let reason = match fault {
+            None => "other_device",
+            Some(TicketError::UnknownKey) => "unknown_key",
+            Some(TicketError::UnknownGeneration) => "unknown_generation",
+            Some(TicketError::Malformed | TicketError::TooLong) => "malformed",
+            Some(TicketError::Forged) => "forged",
+            Some(TicketError::Expired) => "expired",
+        };
+        self.shared
+            .metrics
+            .tickets_refused
+            .with_label_values(&[reason])
+            .inc();
     }
 
     fn refuse(&mut self, handle: u64, code: Code) {
@@ -106,6 +127,8 @@ impl Machine {
     fn accept(&mut self, attempt: &LoginAttempt, login: &Login<'_>, ticket: Option<&Ticket>, now: Now) {
         let known = ticket.and_then(|ticket| self.table.by_session(ticket.session.as_bytes()));
         let of_device = self.table.by_device(login.app, login.device);
+        // A gateway that didn't hear the answer sends the same login again.
+        let known = known.or_else(|| of_device.filter(|key| self.is_of_connection(*key, attempt.serial)));
         let latest = [known, of_device].into_iter().flatten();
         let latest = latest
             .filter_map(|key| self.table.get(key))
@@ -121,7 +144,7 @@ impl Machine {
         }
         let key = match known {
             Some(key) => {
-                self.leave_connection(key, attempt.handle);
+                self.leave_connection(key, attempt.serial);
                 key
             }
             None => {
@@ -137,6 +160,7 @@ impl Machine {
         };
         record.epoch = epoch.0;
         record.serial = attempt.serial;
+        record.forwarded = 0;
         record.seen_link = link_no;
         record.push_watermark = record.push_watermark.max(login.last_push);
         record.reason = Code::Ok as u16;
@@ -164,11 +188,20 @@ impl Machine {
     /// The session goes on over another connection; its old one, if it is still there, is told so.
     fn leave_connection(&mut self, key: Key, next: u64) {
         self.release_groups(key);
-        let old = self.table.get(key).map_or(0, |record| record.handle);
-        if old != 0 && old != next {
+        let Some(record) = self.table.get(key) else { return };
+        let (old, serial) = (record.handle, record.serial);
+        if serial != next {
             self.table.set_handle(key, 0);
-            self.link.close(old, Code::Moved);
+            // Also when it has ended: then only that is said.
+            self.close_for_good(old, serial, Code::Moved);
         }
+    }
+
+    /// Whether a session's connection, present or last, is this one.
+    fn is_of_connection(&self, key: Key, serial: u64) -> bool {
+        serial != 0
+            && self.generation >= 2
+            && self.table.get(key).is_some_and(|record| record.serial == serial)
     }
 
     fn answer(

@@ -6,6 +6,7 @@ use imaccess_wire::frame::{DeliveryClass, GroupPush as GroupPushFrame, Priority,
 use imaccess_wire::limits::MAX_BODY;
 
 use super::{LinkState, Machine, PendingPush};
+use crate::session::Now;
 use crate::session::out::{PushReceipt, PushTerms};
 use crate::session::record::Phase;
 use crate::session::table::Key;
@@ -45,20 +46,24 @@ impl Machine {
         }
     }
 
-    /// A push for a group's members on this shard; nothing if it has none.
-    pub fn group_push(&mut self, push: &GroupPush, room: bool) {
+    /// A push for a group's members on this shard; nothing if it has none. While the gateway is being replaced it waits.
+    pub fn group_push(&mut self, push: &GroupPush, room: bool, now: Now) {
         if self.groups.find(push.business, &push.group).is_none() {
             return;
         }
-        if !room || self.link_state == LinkState::Down || push.payload.len() > MAX_PUSH_PAYLOAD {
-            // At most once; its number shows the gap.
-            self.shared
-                .metrics
-                .pushes
-                .with_label_values(&["group_dropped"])
-                .inc();
+        if push.payload.len() > MAX_PUSH_PAYLOAD {
+            return self.drop_group_push();
+        }
+        if self.hold(push, now) {
             return;
         }
+        if !room || !self.may_send() {
+            return self.drop_group_push();
+        }
+        self.send_group_push(push);
+    }
+
+    pub(super) fn send_group_push(&mut self, push: &GroupPush) {
         let frame = GroupPushFrame {
             business: push.business,
             group: &push.group,
@@ -101,20 +106,20 @@ impl Machine {
     }
 
     /// The link is gone: whether the pushes on it were written isn't known.
-    pub(super) fn fail_pushes(&mut self) {
+    pub(super) fn fail_pushes(&mut self, outcome: Outcome) {
         for index in 0..self.pushes.len() {
             let pending = &mut self.pushes[index];
             if std::mem::replace(&mut pending.live, false) {
                 let (follower, id) = (pending.follower, pending.id);
                 self.free_pushes.push(index as u32);
-                self.receipt(follower, id, Outcome::Retry);
+                self.receipt(follower, id, outcome);
             }
         }
     }
 
     /// Whether the session that routing means is the one that is here, and can be reached.
     fn fence(&self, push: &UnicastPush, room: bool) -> Result<u64, Outcome> {
-        if self.link_state != LinkState::Live || !room {
+        if self.link_state != LinkState::Live || self.quiescing || !room {
             return Err(Outcome::Retry);
         }
         // A session that isn't the one meant, or is over, was superseded or retracted: routing hears of it, and

@@ -1,6 +1,8 @@
 //! A machine and everyone around it, in virtual time: random schedules of logins, losses, requests, replies, breaks
 //! and restarts, checked against what must hold whatever happens.
 
+mod schedules;
+
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
@@ -112,8 +114,9 @@ impl World {
             shard: 3,
             shards: 4,
             link_generation: 1,
+            ..GatewayHello::default()
         };
-        self.machine.link_up(&hello);
+        self.machine.link_up(&hello, 1, self.now);
         let mut chunk = SnapshotChunk {
             done: true,
             ..SnapshotChunk::default()
@@ -375,7 +378,11 @@ proptest! {
 #[test]
 fn logins_beyond_the_queue_are_refused_and_a_turn_checks_few() {
     let mut machine = machine(|_| ());
-    machine.link_up(&GatewayHello::default());
+    let now = Now {
+        micros: 0,
+        unix_ms: 1,
+    };
+    machine.link_up(&GatewayHello::default(), 1, now);
     for handle in 1..=6 {
         let name = format!("device-{handle}");
         let mut frame = Vec::new();
@@ -393,10 +400,6 @@ fn logins_beyond_the_queue_are_refused_and_a_turn_checks_few() {
             ..LoginAttempt::default()
         });
     }
-    let now = Now {
-        micros: 0,
-        unix_ms: 1,
-    };
     let refused: Vec<u64> = machine
         .link
         .take()
@@ -441,6 +444,27 @@ fn a_confirmed_session_goes_and_a_fresh_one_stamps_itself_higher() {
     world.machine.outranked(&lost(epoch, epoch), world.now);
     assert_eq!(world.machine.sessions(), 0);
     assert_eq!(world.machine.link.take().closes[0].code, Code::Superseded as u32);
+}
+
+#[test]
+fn what_the_custodian_found_gone_is_suspended_while_there_is_no_link() {
+    let mut world = World::new();
+    for device in 0..3 {
+        world.login(device);
+    }
+    let serial = world.devices[1].connection.unwrap().1;
+    let some = Gone::Serials(vec![serial, 77].into());
+    world.machine.connections_gone(&some, world.now);
+    let online = |world: &World| world.machine.phases()[0].1;
+    assert_eq!(online(&world), 3, "the gateway is there and knows better");
+    world.machine.link_down();
+    world.machine.connections_gone(&some, world.now);
+    assert_eq!(online(&world), 2);
+    world.machine.connections_gone(&Gone::All, world.now);
+    assert_eq!(online(&world), 0);
+    assert_eq!(world.machine.phases()[1].1, 3, "they may be resumed");
+    world.machine.connections_gone(&Gone::All, world.now);
+    assert_eq!(world.machine.phases()[1].1, 3);
 }
 
 #[test]

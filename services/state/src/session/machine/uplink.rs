@@ -19,6 +19,15 @@ const RETRY_MS: std::ops::Range<u32> = 100..200;
 impl Machine {
     /// Data frames, each whole, with the addresses of their connections.
     pub fn uplink(&mut self, frames: &Frames, now: Now) {
+        if !self.may_send() {
+            // The gateway has said that nothing comes any more.
+            self.shared
+                .metrics
+                .frames_dropped
+                .with_label_values(&["quiesced"])
+                .inc_by(frames.handle.len() as u64);
+            return;
+        }
         let mut at = 0usize;
         for (&handle, &length) in frames.handle.iter().zip(&frames.length) {
             let end = at.saturating_add(length as usize);
@@ -50,6 +59,9 @@ impl Machine {
             }
             return;
         };
+        if let Some(record) = self.table.get_mut(key) {
+            record.forwarded = record.forwarded.wrapping_add(1);
+        }
         let done = match header::split(frame, Limits::default()) {
             Ok(Some(split)) => self.typed(key, handle, frame, &split, now),
             Ok(None) => Err(ProtocolError::Malformed("frame")),

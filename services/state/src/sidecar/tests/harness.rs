@@ -11,13 +11,12 @@ use imaccess_common::business::BusinessConfig;
 use imaccess_common::config::ByteSize;
 use imaccess_common::drain::Drain;
 use imaccess_common::token::DevelopmentIssuer;
-use imaccess_proto::LINK_GENERATION;
 use imaccess_proto::v1::business_server::{Business, BusinessServer};
 use imaccess_proto::v1::gateway_link_server::{GatewayLink, GatewayLinkServer};
 use imaccess_proto::v1::route_feed_client::RouteFeedClient;
 use imaccess_proto::v1::{
     BusinessReply, ConnectionClosed, ConnectionEvent, Frames, FromAccess, FromBusiness, FromRouting,
-    FromSidecar, GatewayBatch, GatewayHello, LoginAttempt, LoginResult, RoutingHello, SnapshotChunk,
+    FromSidecar, GatewayBatch, GatewayHello, LoginAttempt, LoginResult, Quiesce, RoutingHello, SnapshotChunk,
     StateBatch,
 };
 use imaccess_wire::Limits;
@@ -52,8 +51,7 @@ pub(super) struct LinkStream {
 }
 
 struct FakeGateway {
-    shard: u32,
-    shards: u32,
+    hello: GatewayHello,
     streams: mpsc::Sender<LinkStream>,
 }
 
@@ -66,15 +64,8 @@ impl GatewayLink for FakeGateway {
         request: tonic::Request<Streaming<StateBatch>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let (to_state, outgoing) = mpsc::channel(64);
-        let hello = GatewayHello {
-            instance: "pod-1".to_owned(),
-            incarnation: 1,
-            shard: self.shard,
-            shards: self.shards,
-            link_generation: LINK_GENERATION,
-        };
         let hello = GatewayBatch {
-            hello: Some(hello),
+            hello: Some(self.hello.clone()),
             ..GatewayBatch::default()
         };
         to_state.send(Ok(hello)).await.unwrap();
@@ -88,15 +79,31 @@ impl GatewayLink for FakeGateway {
     }
 }
 
-/// Serves one shard's socket; streams come out of the receiver.
-pub(super) fn gateway(directory: &Path, shard: u32, shards: u32) -> mpsc::Receiver<LinkStream> {
-    let (streams, incoming) = mpsc::channel(8);
-    let listener = UnixListener::bind(directory.join(format!("shard-{shard}.sock"))).unwrap();
-    let service = GatewayLinkServer::new(FakeGateway {
+/// What the first start of the gateway says.
+pub(super) fn hello(shard: u32, shards: u32) -> GatewayHello {
+    GatewayHello {
+        instance: "pod-1".to_owned(),
+        incarnation: 1,
         shard,
         shards,
-        streams,
-    });
+        link_generation: 1,
+        newest_generation: 2,
+        ..GatewayHello::default()
+    }
+}
+
+/// Serves one shard's socket; streams come out of the receiver.
+pub(super) fn gateway(directory: &Path, shard: u32, shards: u32) -> mpsc::Receiver<LinkStream> {
+    gateway_saying(directory, hello(shard, shards))
+}
+
+/// The same, with another hello. It takes the place of one that was there.
+pub(super) fn gateway_saying(directory: &Path, hello: GatewayHello) -> mpsc::Receiver<LinkStream> {
+    let (streams, incoming) = mpsc::channel(8);
+    let path = directory.join(format!("shard-{}.sock", hello.shard));
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(path).unwrap();
+    let service = GatewayLinkServer::new(FakeGateway { hello, streams });
     let serving = tonic::transport::Server::builder()
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(4 << 20)
@@ -122,8 +129,8 @@ impl LinkStream {
                 .flat_map(|row| row.2.to_vec())
                 .collect::<Vec<u8>>()
                 .into(),
-            groups: Vec::new(),
             done: true,
+            ..SnapshotChunk::default()
         };
         self.send(GatewayBatch {
             snapshot: Some(chunk),
@@ -167,6 +174,36 @@ impl LinkStream {
         }
         .encode(&mut frame);
         self.frame(handle, frame).await;
+    }
+
+    /// Says how far leaving has come.
+    pub(super) async fn quiesce(&self, quiesce: Quiesce) {
+        self.send(GatewayBatch {
+            quiesce: quiesce as i32,
+            ..GatewayBatch::default()
+        })
+        .await;
+    }
+
+    /// Reads until the sidecar says this; nothing may come after `Done`.
+    pub(super) async fn until_quiesce(&mut self, quiesce: Quiesce) {
+        self.find(|batch| {
+            let found = batch.quiesce() == quiesce;
+            if found {
+                batch.quiesce = 0;
+            }
+            found.then_some(())
+        })
+        .await;
+    }
+
+    /// Reads until the sidecar ends the stream; everything read.
+    pub(super) async fn rest(&mut self) -> Vec<StateBatch> {
+        let mut rest = Vec::new();
+        while let Ok(Some(batch)) = soon(self.from_state.message()).await {
+            rest.push(batch);
+        }
+        rest
     }
 
     /// Drops what was received.

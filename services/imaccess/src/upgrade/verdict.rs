@@ -1,0 +1,347 @@
+//! Whether a replacement went well. Pure: what was seen goes in, a verdict comes out.
+
+use serde::Deserialize;
+
+/// What a gateway's `GET /handover` says. What a version leaves out is nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct Handover {
+    pub(super) custody: bool,
+    /// Whether the custodian holds all that the gateway has.
+    pub(super) complete: bool,
+    /// Links to state that are up.
+    pub(super) links: u32,
+    pub(super) shards: u32,
+    pub(super) connections: u64,
+    pub(super) held: u64,
+    pub(super) incarnation: u32,
+    pub(super) takeover: Takeover,
+}
+
+/// How a gateway process began.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct Takeover {
+    /// `none`, `planned` or `crashed`.
+    pub(super) kind: String,
+    pub(super) adopted: u64,
+    pub(super) closed: u64,
+}
+
+/// One look at a new process, and at the gateway that is, or is beside, it.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    /// How the process ended, if it has.
+    pub(super) ended: Option<String>,
+    /// Of the gateway.
+    pub(super) handover: Result<Handover, String>,
+    /// `/readyz` of the part itself.
+    pub(super) ready: Result<(), String>,
+    /// Of the takeover's closed connections, those that had ended by themselves.
+    pub(super) left: u64,
+}
+
+/// What to make of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Good,
+    /// Not yet: look again. Why, in case that it stays so.
+    Wait(String),
+    /// It won't get better.
+    Bad(String),
+}
+
+/// Which takeovers will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// A planned one that closed nothing.
+    Planned,
+    /// Any: on the way back what could be kept is kept.
+    Any,
+}
+
+/// Of a new gateway, which must have an incarnation above `above`.
+pub(super) fn of_gateway(seen: &Seen, above: u32, wanted: Wanted) -> Verdict {
+    if let Some(how) = &seen.ended {
+        return Verdict::Bad(format!("the new process ended: {how}"));
+    }
+    let handover = match &seen.handover {
+        Ok(handover) => handover,
+        Err(why) => return Verdict::Wait(format!("its admin page: {why}")),
+    };
+    if handover.incarnation <= above {
+        let incarnation = handover.incarnation;
+        return Verdict::Wait(format!(
+            "incarnation {incarnation} answers, and not one above {above}"
+        ));
+    }
+    let Takeover { kind, closed, .. } = &handover.takeover;
+    match (kind.as_str(), wanted) {
+        ("planned", Wanted::Planned) => {
+            let broken = closed.saturating_sub(seen.left);
+            if broken > 0 {
+                return Verdict::Bad(format!("{broken} connections were closed by the takeover"));
+            }
+        }
+        ("planned" | "crashed", Wanted::Any) => {}
+        ("crashed", Wanted::Planned) => {
+            return Verdict::Bad("it took over as after a crash, without the handover".to_owned());
+        }
+        _ => return Verdict::Bad("it took nothing over".to_owned()),
+    }
+    whole(handover, &seen.ready)
+}
+
+/// Of a new sidecar; the handover is that of its gateway, if that is known.
+pub(super) fn of_state(seen: &Seen, gateway_known: bool) -> Verdict {
+    if let Some(how) = &seen.ended {
+        return Verdict::Bad(format!("the new process ended: {how}"));
+    }
+    match &seen.handover {
+        Ok(handover) => whole(handover, &seen.ready),
+        Err(why) if gateway_known => Verdict::Wait(format!("the gateway's admin page: {why}")),
+        Err(_) => ready(&seen.ready),
+    }
+}
+
+/// Whether gateway, sidecar and custody are together again.
+fn whole(handover: &Handover, is_ready: &Result<(), String>) -> Verdict {
+    let Handover { links, shards, .. } = handover;
+    if links != shards {
+        return Verdict::Wait(format!(
+            "{links} of {shards} links between gateway and state are up"
+        ));
+    }
+    if !handover.complete {
+        let Handover {
+            held, connections, ..
+        } = handover;
+        return Verdict::Wait(format!(
+            "custody isn't complete: {held} descriptors are held of {connections} connections"
+        ));
+    }
+    ready(is_ready)
+}
+
+fn ready(is_ready: &Result<(), String>) -> Verdict {
+    match is_ready {
+        Ok(()) => Verdict::Good,
+        Err(why) => Verdict::Wait(format!("it isn't ready: {why}")),
+    }
+}
+
+/// Why nothing should be begun; `None`: all is well.
+pub(super) fn obstacle(handover: &Handover) -> Option<String> {
+    if !handover.custody {
+        let why = "custody is off (`up --no-custody`, or `custody: false` in a configuration): nobody holds the \
+                   connections meanwhile, so they would all be closed";
+        return Some(why.to_owned());
+    }
+    match whole(handover, &Ok(())) {
+        Verdict::Good => None,
+        Verdict::Wait(why) | Verdict::Bad(why) => Some(why),
+    }
+}
+
+/// From a gateway's metrics: how many of those that a takeover didn't adopt had ended by themselves.
+pub(super) fn left_by_themselves(page: &str) -> u64 {
+    let of = |result: &str| {
+        let name = format!("imaccess_gateway_takeover_connections_total{{result=\"{result}\"}}");
+        let value = page.lines().find_map(|line| line.strip_prefix(&name));
+        value
+            .and_then(|value| value.trim().parse::<u64>().ok())
+            .unwrap_or(0)
+    };
+    of("peer_gone") + of("closing")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Seen {
+        Seen {
+            ended: None,
+            handover: Ok(Handover {
+                custody: true,
+                complete: true,
+                links: 2,
+                shards: 2,
+                connections: 10,
+                held: 12,
+                incarnation: 5,
+                takeover: Takeover {
+                    kind: "planned".to_owned(),
+                    adopted: 10,
+                    closed: 0,
+                },
+            }),
+            ready: Ok(()),
+            left: 0,
+        }
+    }
+
+    fn with(change: impl FnOnce(&mut Seen, &mut Handover)) -> Seen {
+        let mut seen = good();
+        let mut handover = seen.handover.clone().unwrap();
+        change(&mut seen, &mut handover);
+        if seen.handover.is_ok() {
+            seen.handover = Ok(handover);
+        }
+        seen
+    }
+
+    /// The kind of verdict and a part of its text.
+    fn check(verdict: &Verdict, expected: (&str, &str), what: &str) {
+        let (kind, text) = match verdict {
+            Verdict::Good => ("good", ""),
+            Verdict::Wait(text) => ("wait", text.as_str()),
+            Verdict::Bad(text) => ("bad", text.as_str()),
+        };
+        assert_eq!(kind, expected.0, "{what}: {text}");
+        assert!(text.contains(expected.1), "{what}: {text}");
+    }
+
+    #[test]
+    fn a_gateway_is_judged_by_its_takeover_links_custody_and_readiness() {
+        let kind = |kind: &str| with(|_, handover| handover.takeover.kind = kind.to_owned());
+        let closed = |closed, left| {
+            with(|seen, handover| {
+                handover.takeover.closed = closed;
+                seen.left = left;
+            })
+        };
+        // What is seen; the verdict on a new binary; the one on the way back.
+        let table = [
+            ("all well", good(), ("good", ""), ("good", "")),
+            (
+                "ended",
+                with(|seen, _| seen.ended = Some("exit status: 1".to_owned())),
+                ("bad", "exit status: 1"),
+                ("bad", "exit status: 1"),
+            ),
+            (
+                "no page",
+                with(|seen, _| seen.handover = Err("refused".to_owned())),
+                ("wait", "refused"),
+                ("wait", "refused"),
+            ),
+            (
+                "the old one",
+                with(|_, handover| handover.incarnation = 4),
+                ("wait", "above 4"),
+                ("wait", "above 4"),
+            ),
+            (
+                "crashed",
+                kind("crashed"),
+                ("bad", "as after a crash"),
+                ("good", ""),
+            ),
+            ("none", kind("none"), ("bad", "nothing"), ("bad", "nothing")),
+            ("closed", closed(3, 0), ("bad", "3 connections"), ("good", "")),
+            (
+                "some had left",
+                closed(3, 1),
+                ("bad", "2 connections"),
+                ("good", ""),
+            ),
+            ("all had left", closed(3, 3), ("good", ""), ("good", "")),
+            (
+                "a link is missing",
+                with(|_, handover| handover.links = 1),
+                ("wait", "1 of 2 links"),
+                ("wait", "1 of 2 links"),
+            ),
+            (
+                "incomplete",
+                with(|_, handover| handover.complete = false),
+                ("wait", "12 descriptors"),
+                ("wait", "12 descriptors"),
+            ),
+            (
+                "not ready",
+                with(|seen, _| seen.ready = Err("no link".to_owned())),
+                ("wait", "no link"),
+                ("wait", "no link"),
+            ),
+        ];
+        for (what, seen, new, back) in table {
+            check(&of_gateway(&seen, 4, Wanted::Planned), new, what);
+            check(&of_gateway(&seen, 4, Wanted::Any), back, what);
+        }
+    }
+
+    #[test]
+    fn a_sidecar_is_judged_by_its_readiness_and_its_gateway() {
+        let table = [
+            ("all well", good(), ("good", ""), ("good", "")),
+            (
+                "the takeover was long ago",
+                with(|_, handover| handover.takeover.kind = "crashed".to_owned()),
+                ("good", ""),
+                ("good", ""),
+            ),
+            (
+                "ended",
+                with(|seen, _| seen.ended = Some("signal: 9".to_owned())),
+                ("bad", "signal: 9"),
+                ("bad", "signal: 9"),
+            ),
+            (
+                "no gateway",
+                with(|seen, _| seen.handover = Err("refused".to_owned())),
+                ("wait", "refused"),
+                ("good", ""),
+            ),
+            (
+                "not ready",
+                with(|seen, _| seen.ready = Err("no link".to_owned())),
+                ("wait", "no link"),
+                ("wait", "no link"),
+            ),
+            (
+                "incomplete",
+                with(|_, handover| handover.complete = false),
+                ("wait", "custody"),
+                ("wait", "custody"),
+            ),
+        ];
+        for (what, seen, known, unknown) in table {
+            check(&of_state(&seen, true), known, what);
+            check(&of_state(&seen, false), unknown, what);
+        }
+    }
+
+    #[test]
+    fn nothing_is_begun_where_it_would_close_connections() {
+        let obstacle = |seen: Seen| obstacle(&seen.handover.unwrap());
+        assert_eq!(obstacle(good()), None);
+        let off = obstacle(with(|_, handover| handover.custody = false)).unwrap();
+        assert!(off.contains("--no-custody"), "{off}");
+        let down = obstacle(with(|_, handover| handover.links = 0)).unwrap();
+        assert!(down.contains("0 of 2"), "{down}");
+        let incomplete = obstacle(with(|_, handover| handover.complete = false)).unwrap();
+        assert!(incomplete.contains("complete"), "{incomplete}");
+    }
+
+    #[test]
+    fn who_had_left_stands_in_the_metrics() {
+        let page = "# HELP x y\n\
+                    imaccess_gateway_takeover_connections_total{result=\"peer_gone\"} 2\n\
+                    imaccess_gateway_takeover_connections_total{result=\"closing\"} 1\n\
+                    imaccess_gateway_takeover_connections_total{result=\"mid_frame\"} 4\n";
+        assert_eq!(left_by_themselves(page), 3);
+        assert_eq!(left_by_themselves(""), 0);
+    }
+
+    #[test]
+    fn a_page_with_more_or_less_in_it_is_read() {
+        let read = |text| serde_json::from_str::<Handover>(text).unwrap();
+        assert_eq!(read("{}"), Handover::default());
+        let page = read(
+            r#"{"custody":true,"lease":false,"incarnation":3,"takeover":{"kind":"planned","listeners":2},"x":1}"#,
+        );
+        assert_eq!((page.incarnation, page.takeover.kind.as_str()), (3, "planned"));
+    }
+}

@@ -1,0 +1,241 @@
+//! Connections that ended: what the gateway remembers of each until it is *settled*, which is when nothing is owed of
+//! it any more. That is how a killed sidecar loses no offline event.
+//!
+//! A serial is settled when its session goes on over another connection, was superseded, or when every business that
+//! wants to know has acknowledged that the device is offline (or the event was dropped, or nobody wants it).
+//! Saying it twice does no harm; a serial that the gateway doesn't know means nothing.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use imaccess_proto::v1::EndedConnection;
+use imaccess_wire::Code;
+
+use super::{LinkState, Machine};
+use crate::session::Now;
+use crate::session::record::{Identity, Phase, Record};
+use crate::session::table::Key;
+
+/// Serials remembered after they were settled, for the case that the gateway didn't hear it: 512 KiB, and 6 s of 10,000
+/// ends a second. One that is forgotten here and listed again tells its business twice.
+const MAX_SAID: usize = 65_536;
+
+/// Connections that are being closed by this side, and whose end the gateway is yet to report. One more than these is
+/// settled only once.
+const MAX_CLOSING: usize = 65_536;
+
+/// What is known of ended connections beside the sessions' own records.
+#[derive(Debug, Default)]
+pub(super) struct Settlements {
+    /// Settled, oldest first; whether the gateway heard of it is known with its next snapshot.
+    said: VecDeque<u64>,
+    /// How many of them were said before the current stream.
+    before: usize,
+    /// Offline events that businesses haven't acknowledged, by serial: how many businesses. Bounded by their backlogs.
+    owed: HashMap<u64, u32>,
+    /// Handles that this side has closed, with their serials.
+    closing: HashMap<u64, u64>,
+    /// Connections of sessions that went while nothing could be said to the gateway, with what is to be said.
+    unsaid: HashMap<u64, Code>,
+    /// Serials that another worker, whose shard is gone, will settle.
+    pub(super) elsewhere: HashSet<u64>,
+    /// Serials to be settled by the worker that has this one's shard now.
+    pub(super) forwarded: Vec<u64>,
+}
+
+impl Settlements {
+    /// A new stream begins. `same`: from the same gateway process.
+    pub(super) fn link_up(&mut self, same: bool) {
+        self.before = self.said.len();
+        if !same {
+            self.closing.clear();
+        }
+    }
+
+    /// The gateway's list is complete: what it didn't name, it has heard of, or never knew.
+    pub(super) fn snapshot_done(&mut self) {
+        self.said.drain(..self.before.min(self.said.len()));
+        self.before = 0;
+        self.unsaid.clear();
+    }
+
+    /// What was to be said to this connection while nothing could be.
+    pub(super) fn take_unsaid(&mut self, serial: u64) -> Option<Code> {
+        self.unsaid.remove(&serial)
+    }
+
+    /// All that this worker would settle, or has and may not have been heard: for the worker that takes over.
+    pub(super) fn hand_over(&mut self) -> (Vec<u64>, Vec<u64>) {
+        let said = std::mem::take(&mut self.said).into();
+        (said, self.owed.keys().copied().collect())
+    }
+}
+
+impl Machine {
+    /// Nothing is owed any more of this connection, which has ended or is about to.
+    pub(super) fn settle(&mut self, serial: u64) {
+        if serial == 0 || self.generation < 2 {
+            return;
+        }
+        if self.retired_to.is_some() {
+            self.settlements.forwarded.push(serial);
+            return;
+        }
+        let said = &mut self.settlements.said;
+        if said.len() >= MAX_SAID {
+            said.pop_front();
+            self.settlements.before = self.settlements.before.saturating_sub(1);
+        }
+        said.push_back(serial);
+        if self.may_send() {
+            self.link.settled(serial);
+            self.shared.metrics.settled.inc();
+        }
+    }
+
+    /// Closes a connection whose session is gone or elsewhere: nothing is owed of it.
+    pub(super) fn close_for_good(&mut self, handle: u64, serial: u64, code: Code) {
+        if handle != 0 && self.may_send() {
+            self.link.close(handle, code);
+            // Its end may be noted by the gateway only after it has heard that it is settled: so it is said again then.
+            if self.generation >= 2 && self.settlements.closing.len() < MAX_CLOSING {
+                self.settlements.closing.insert(handle, serial);
+            }
+        } else if self.link_state != LinkState::Live
+            && self.generation >= 2
+            && serial != 0
+            && self.settlements.unsaid.len() < MAX_CLOSING
+        {
+            // The next snapshot may have its connection.
+            self.settlements.unsaid.insert(serial, code);
+        }
+        self.settle(serial);
+    }
+
+    /// A connection without a session has ended: if this side closed it, that is settled.
+    pub(super) fn closed_by_us(&mut self, handle: u64) {
+        if let Some(serial) = self.settlements.closing.remove(&handle) {
+            self.settle(serial);
+        }
+    }
+
+    /// This many businesses are to hear that the connection's device is offline.
+    pub(super) fn owe(&mut self, serial: u64, businesses: u32) {
+        if businesses == 0 {
+            self.settle(serial);
+        } else if serial != 0 {
+            *self.settlements.owed.entry(serial).or_default() += businesses;
+        }
+    }
+
+    /// Settles whose events were acknowledged or dropped.
+    pub(super) fn events_done(&mut self) {
+        for business in 0..self.businesses.len() {
+            for serial in self.businesses[business].events.take_done() {
+                if let Some(owed) = self.settlements.owed.get_mut(&serial) {
+                    *owed -= 1;
+                    if *owed == 0 {
+                        self.settlements.owed.remove(&serial);
+                        self.settle(serial);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A connection that ended and that the gateway doesn't know to be settled.
+    pub(super) fn ended_row(&mut self, ended: &EndedConnection, now: Now) {
+        let serial = ended.serial;
+        if self.was_settled(serial) || self.settlements.take_unsaid(serial).is_some() {
+            return self.settle(serial);
+        }
+        if self.settlements.owed.contains_key(&serial) || self.settlements.elsewhere.contains(&serial) {
+            return;
+        }
+        if let Some(key) = self.by_serial(serial) {
+            let unheard = self
+                .table
+                .get(key)
+                .is_some_and(|record| record.phase == Phase::Online && record.seen_link != self.link_no);
+            if unheard {
+                self.end_as_told(key, ended, now);
+            }
+            return;
+        }
+        if self.sync.awaits_imports() {
+            self.sync.ended.push(ended.clone());
+            return;
+        }
+        let Ok(ticket) = self.shared.tickets.open(&ended.ticket, 0) else {
+            self.count_lost();
+            return self.settle(serial);
+        };
+        let known = self.table.by_session(ticket.session.as_bytes());
+        let other = known.or_else(|| self.table.by_device(&ticket.app, &ticket.device));
+        if let Some(other) = other
+            && let Some(record) = self.table.get(other)
+        {
+            let online = record.phase == Phase::Online && known.is_some();
+            if online || record.epoch >= ticket.epoch.0 {
+                return self.settle(serial);
+            }
+            // What is here is the older one.
+            if known.is_none() {
+                self.supersede(other, Code::Superseded);
+            }
+        }
+        let key = if let Some(key) = known {
+            self.renumber(key, serial);
+            key
+        } else {
+            let who = Identity::new(&ticket.app, &ticket.device);
+            let mut record = Record::new(*ticket.session.as_bytes(), ticket.epoch.0, who);
+            record.serial = serial;
+            self.shared.metrics.restored.inc();
+            self.table.insert(record)
+        };
+        if let Some(record) = self.table.get_mut(key) {
+            record.epoch = record.epoch.max(ticket.epoch.0);
+        }
+        self.announce(key);
+        self.end_as_told(key, ended, now);
+    }
+
+    /// The session goes on, or went on, over another connection: nothing is owed of its old one.
+    pub(super) fn renumber(&mut self, key: Key, serial: u64) {
+        let Some(record) = self.table.get_mut(key) else {
+            return;
+        };
+        let before = std::mem::replace(&mut record.serial, serial);
+        if before != serial {
+            self.settle(before);
+        }
+    }
+
+    fn end_as_told(&mut self, key: Key, ended: &EndedConnection, now: Now) {
+        let ago = u64::from(ended.age_ms) * 1_000;
+        match close_code(ended.code) {
+            code @ (Code::ClientLeft | Code::Kicked) => self.leave(key, Some(code)),
+            code => self.suspend(key, code, ago, now),
+        }
+    }
+
+    fn was_settled(&mut self, serial: u64) -> bool {
+        if self.settlements.before == 0 {
+            return false;
+        }
+        let said = &self.settlements.said;
+        let before = self.settlements.before;
+        self.sync
+            .settled
+            .get_or_insert_with(|| said.iter().take(before).copied().collect())
+            .contains(&serial)
+    }
+}
+
+/// The code of a connection's end, as the gateway says it.
+pub(super) fn close_code(number: u32) -> Code {
+    u16::try_from(number)
+        .ok()
+        .and_then(Code::from_u16)
+        .unwrap_or(Code::Internal)
+}
