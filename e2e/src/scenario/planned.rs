@@ -72,7 +72,7 @@ pub(super) async fn shards_change(size: Size, seed: u64) -> Result<Report> {
     let testimony = witness.stop().await?;
     verdict::note(&testimony, &mut report);
     changes.note("gateway", &mut report);
-    verdict::stall(&testimony, "gateway", &changes.windows, &mut report);
+    verdict::short_stall(&testimony, "gateway", &changes.windows, &mut report);
     verdict::nothing_lost(&testimony, &mut report);
     cluster.stop(&[]).await?;
     Ok(report)

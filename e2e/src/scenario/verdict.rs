@@ -8,6 +8,8 @@ use crate::witness::Testimony;
 /// A planned change may delay a request by so much, in milliseconds.
 const STALL_MS: f64 = 200.0;
 
+/// What no machine is too busy for, in milliseconds.
+const HELD_BACK_MS: f64 = 1_500.0;
 /// Requests that are shown one by one.
 const SLOWEST: usize = 10;
 
@@ -90,4 +92,7 @@ pub(super) fn short_stall(
 ) {
     let p99 = stall(testimony, kind, windows, report);
     report.at_most(&format!("stall_{kind}_p99_ms"), p99, STALL_MS);
+    // Half of them this late is no busy machine: something was held back that nobody let go.
+    let p50 = testimony.plain.stall(windows).quantile_ms(0.5);
+    report.always_at_most(&format!("stall_{kind}_p50_ms"), p50, HELD_BACK_MS);
 }
