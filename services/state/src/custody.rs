@@ -34,6 +34,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use imaccess_net::descriptors::DescriptorListener;
@@ -78,6 +79,7 @@ pub(crate) struct Custody {
     listener: DescriptorListener,
     path: PathBuf,
     metrics: Metrics,
+    linked: Arc<AtomicBool>,
 }
 
 impl Custody {
@@ -96,7 +98,14 @@ impl Custody {
             listener: bind(&path)?,
             path,
             metrics: Metrics::register(registry),
+            linked: Arc::default(),
         })
+    }
+
+    /// To be told whether a gateway's link is up: a gateway that is linked lives, also when it can't reach the custodian, and nothing of
+    /// it may be closed.
+    pub(crate) fn linked(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.linked)
     }
 
     /// Removes what a custodian left there: a gateway that dialled it would only find out slowly that nobody serves it.

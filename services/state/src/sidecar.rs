@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use imaccess_common::admin::{AdminServer, Readiness};
 use imaccess_common::drain::Drain;
@@ -156,6 +157,7 @@ impl Sidecar {
         tokio::spawn(serving);
 
         let (custody_tx, mut from_custody) = mpsc::channel(custody::EVENTS);
+        let linked = custody.as_ref().map(Custody::linked).unwrap_or_default();
         if let Some(custody) = custody {
             let times = CustodyTimes {
                 listeners: config.custody_listeners,
@@ -212,7 +214,10 @@ impl Sidecar {
                 }
                 () = drain.begun(), if readiness.is_ready() => readiness.drain(),
                 Some(event) = from_custody.recv() => hub.connections_gone(&gone_from(event)).await,
-                Some(event) = from_workers.recv() => hub.worker(event).await,
+                Some(event) = from_workers.recv() => {
+                    hub.worker(event).await;
+                    linked.store(hub.is_linked(), Ordering::Relaxed);
+                }
                 Some(event) = from_followers.recv() => hub.follower(event).await,
                 () = room.notified() => hub.flush().await,
             }

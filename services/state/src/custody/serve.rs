@@ -7,6 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
@@ -40,6 +42,7 @@ pub(super) struct Custodian {
     pub(super) scratch: RefCell<Scratch>,
     pub(super) clock: Monotonic,
     pub(super) metrics: Metrics,
+    linked: Arc<AtomicBool>,
     times: CustodyTimes,
     events: mpsc::Sender<CustodyEvent>,
     connections: Cell<usize>,
@@ -68,6 +71,7 @@ pub(super) fn run(
         scratch: RefCell::new(Scratch::default()),
         clock,
         metrics: custody.metrics,
+        linked: custody.linked,
         times,
         events,
         connections: Cell::new(0),
@@ -153,6 +157,9 @@ impl Custodian {
         let mut swept = Instant::now();
         loop {
             ticks.tick().await;
+            if self.linked.load(Ordering::Relaxed) {
+                self.store.borrow_mut().seen(self.clock.now());
+            }
             self.bury().await;
             if swept.elapsed() >= self.times.sweep {
                 self.sweep().await;

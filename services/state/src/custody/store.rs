@@ -168,6 +168,13 @@ impl<D> Store<D> {
         true
     }
 
+    /// A gateway is linked, though it has no connection here: it isn't away, it only can't deposit.
+    pub(super) fn seen(&mut self, now: CoarseInstant) {
+        if let Some(since) = &mut self.away_since {
+            *since = now;
+        }
+    }
+
     fn is_same_instance(&self, newcomer: &Newcomer<'_>) -> bool {
         self.instance
             .as_ref()

@@ -383,6 +383,12 @@ impl Hub {
         }
     }
 
+    /// Whether any of the gateway's shards is linked.
+    #[must_use]
+    pub fn is_linked(&self) -> bool {
+        self.workers.iter().any(|worker| worker.live)
+    }
+
     /// How many workers there are.
     #[must_use]
     pub fn workers(&self) -> usize {

@@ -87,6 +87,12 @@ impl LinkOut {
         batch
     }
 
+    /// Says that what the gateway held back may come.
+    pub fn ready(&mut self) {
+        self.other_bytes += 2;
+        self.batch.ready = true;
+    }
+
     /// Says that this side leaves (`Begin`), or that all is said (`Done`): then nothing more will be sent.
     pub fn quiesce(&mut self, quiesce: Quiesce) {
         self.quiesce = Some(quiesce);
@@ -340,7 +346,7 @@ mod tests {
         assert_eq!(out.take().quiesce(), Quiesce::Begin);
         for handle in 1..=3 {
             out.push(handle, PushTerms::default(), |out| {
-                out.resize(out.len() + 600_000, 0)
+                out.resize(out.len() + 600_000, 0);
             });
         }
         out.quiesce(Quiesce::Done);

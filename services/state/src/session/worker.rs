@@ -8,6 +8,7 @@
 //! - Deltas for the hub above [`ROUTES_HARD`]: logins wait in their bounded queue.
 //! - Dropping the worker closes its mailboxes and channels, which ends its tasks.
 
+mod flush;
 mod leaving;
 
 use std::path::PathBuf;
@@ -19,7 +20,8 @@ use imaccess_common::business::BusinessConfig;
 use imaccess_common::clock;
 use imaccess_common::drain::Drain;
 use imaccess_proto::v1::{
-    FromAccess, GatewayBatch, GatewayHello, GroupPush, Outranked, RouteAnnouncement, StateBatch, UnicastPush,
+    FromAccess, GatewayBatch, GatewayHello, GroupPush, Outranked, Quiesce, RouteAnnouncement, StateBatch,
+    UnicastPush,
 };
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -46,6 +48,9 @@ const STREAM_READ_AHEAD: usize = 16;
 const BATCHES_PER_TURN: usize = 8;
 /// Rows per snapshot chunk for a follower: about 1 ms of work and 150 KB.
 const CHUNK_ROWS: u32 = 1_024;
+/// How long businesses may take to be there before a gateway that held back what clients sent is told to send it: a server on the
+/// same network answers in milliseconds, and one that is away mustn't hold up the others.
+const READY_PATIENCE: Duration = Duration::from_millis(500);
 /// Timeouts are exact to this.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -161,6 +166,8 @@ struct Worker {
     leaving_link: CancellationToken,
     /// The stream that was last has ended.
     link_has_ended: bool,
+    /// When the link came up, in microseconds, as long as the gateway hasn't been told that it may ask.
+    unready_since: Option<u64>,
 }
 
 /// Runs a worker until the drain is done. Call it on a thread of its own.
@@ -216,6 +223,7 @@ impl Worker {
             grace: config.drain_grace,
             leaving_link,
             link_has_ended: true,
+            unready_since: None,
         };
         let mut from_hub = config.from_hub;
         let mut ticks = tokio::time::interval(TICK);
@@ -283,6 +291,7 @@ impl Worker {
                 let now = self.now();
                 self.machine.link_up(&hello, generation, now);
                 self.link_has_ended = false;
+                self.unready_since = Some(now.micros);
                 let policy = self.machine.policy();
                 self.machine.link.policy(policy);
                 self.link = Some(outgoing);
@@ -298,6 +307,7 @@ impl Worker {
             LinkEvent::Down => {
                 self.link = None;
                 self.link_has_ended = true;
+                self.unready_since = None;
                 self.machine.link_down();
             }
         }
@@ -332,6 +342,10 @@ impl Worker {
             self.machine.closed(&batch.closed, now);
         }
         self.machine.quiesce(quiesce);
+        if quiesce == Quiesce::Done && self.machine.is_quiesced() {
+            // The gateway has left, and waits for this end of the stream.
+            self.link = None;
+        }
     }
 
     fn stream(&mut self, id: StreamId, event: StreamEvent) {
@@ -387,73 +401,6 @@ impl Worker {
             }
             ToWorker::Import(transfer) => self.machine.import(*transfer, now),
             ToWorker::Settled(serials) => self.machine.settled_elsewhere(&serials),
-        }
-    }
-
-    /// Hands on what the machine produced, as far as there is room.
-    fn flush(&mut self) {
-        self.flush_to_hub();
-        // Asked again after each: only who found no room is told when there is some.
-        let now = self.now();
-        if let Some(link) = &self.link {
-            self.machine.release_held(LINK_SOFT, now);
-            while !self.machine.link.is_empty() && link.has_room() {
-                link.put(self.machine.link.take());
-                self.machine.release_held(LINK_SOFT, now);
-            }
-        }
-        for (business, streams) in self.streams.iter().enumerate() {
-            for (stream, mailbox) in streams.iter().enumerate() {
-                let Some(mailbox) = mailbox else { continue };
-                while self.machine.stream_is_ready(business, stream) && mailbox.has_room() {
-                    mailbox.put(self.machine.take_stream(business, stream));
-                }
-            }
-        }
-    }
-
-    /// Never waits: what the hub can't take now it gets in a later turn, in the same order.
-    fn flush_to_hub(&mut self) {
-        let restored = self.machine.is_restored();
-        if restored && !std::mem::replace(&mut self.was_restored, true) {
-            self.owed.push(FromWorker::Restored(self.number));
-        }
-        let live = self.machine.link_is_live();
-        if live != std::mem::replace(&mut self.was_live, live) {
-            self.owed.push(FromWorker::Live {
-                worker: self.number,
-                live,
-                planned: self.machine.is_quiesced(),
-            });
-        }
-        let settled = self.machine.take_settled();
-        if !settled.is_empty() {
-            self.owed.push(FromWorker::Settled(self.number, settled));
-        }
-        while !self.owed.is_empty() {
-            let Ok(permit) = self.to_hub.try_reserve() else {
-                return;
-            };
-            permit.send(self.owed.remove(0));
-        }
-        if self.machine.routes_waiting() > 0 {
-            let Ok(permit) = self.to_hub.try_reserve() else {
-                return;
-            };
-            if let Some(delta) = self.machine.take_routes() {
-                permit.send(FromWorker::Delta(self.number, delta));
-            }
-        }
-        while restored && !self.asked.is_empty() {
-            let Ok(permit) = self.to_hub.try_reserve() else {
-                return;
-            };
-            let (follower, from) = self.asked.remove(0);
-            permit.send(FromWorker::Chunk(
-                self.number,
-                follower,
-                self.machine.route_chunk(from, CHUNK_ROWS),
-            ));
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod cost;
 mod custody;
+mod handover;
 mod harness;
 
 use std::time::Duration;
@@ -404,9 +405,11 @@ async fn routing_hears_everything_and_pushes_are_fenced() {
         .await;
     let heard = replica.read_until(|message| message.receipts.is_some()).await;
     let receipts = heard.last().unwrap().receipts.clone().unwrap();
-    assert_eq!(
-        (receipts.id, receipts.outcome[0]),
-        (vec![79], Outcome::Retry as u8)
+    // Retry, or unknown if it was on the link when that broke.
+    let outcome = Outcome::try_from(i32::from(receipts.outcome[0])).unwrap();
+    assert!(
+        receipts.id == [79] && matches!(outcome, Outcome::Retry | Outcome::Unknown),
+        "{outcome:?}"
     );
 }
 

@@ -363,3 +363,17 @@ fn a_held_socket_takes_few_bytes() {
     store.tidy();
     assert!(store.sockets.allocation_size() < 32 * 1_024);
 }
+
+#[test]
+fn a_gateway_that_is_linked_is_not_away_though_it_deposits_nothing() {
+    let mut store = store();
+    let number = let_in(&mut store, &shard(1, 0, 1));
+    store.deposit(number, socket(1), 10);
+    assert!(store.leave(number, at(2_000)));
+    for now in [2_005, 2_050, 2_500] {
+        store.seen(at(now));
+        assert!(store.due(at(now)).listeners.is_empty() && store.due(at(now)).sockets.is_none());
+    }
+    assert!(store.due(at(2_589)).sockets.is_none());
+    assert_eq!(store.due(at(2_590)).sockets, Some(vec![10]));
+}

@@ -215,7 +215,7 @@ impl Machine {
         let ago = u64::from(ended.age_ms) * 1_000;
         match close_code(ended.code) {
             code @ (Code::ClientLeft | Code::Kicked) => self.leave(key, Some(code)),
-            code => self.suspend(key, code, ago, now),
+            code => self.suspend_since(key, code, ago, now),
         }
     }
 

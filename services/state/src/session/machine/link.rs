@@ -30,12 +30,13 @@ impl Machine {
             && before
                 .as_ref()
                 .is_some_and(|it| it.incarnation == hello.incarnation);
-        let unheard = std::mem::take(&mut self.sync).imports;
+        let mut imports = std::mem::take(&mut self.sync).imports;
+        imports.retain(|shard| same_instance && u32::from(*shard) >= hello.shards);
         self.sync.foreign = before.is_some() && !same_instance;
         self.sync.imports_since = now.micros;
         self.settlements.link_up(same);
         if same {
-            self.sync.imports = unheard;
+            self.sync.imports = imports;
             return;
         }
         self.table.forget_handles();
@@ -49,7 +50,8 @@ impl Machine {
             .filter(|shard| shard % hello.shards.max(1) == u32::from(self.settings.worker))
             .filter_map(|shard| u8::try_from(shard).ok())
             .filter(|shard| !self.imported.contains(&(hello.incarnation, *shard)));
-        self.sync.imports = expected.collect();
+        imports.extend(expected);
+        self.sync.imports = imports;
     }
 
     /// The stream broke, or ended after a handover. Sessions stay as they are; nothing is known of their connections.
@@ -136,7 +138,7 @@ impl Machine {
             };
             match close_code(closed.code) {
                 code @ (Code::ClientLeft | Code::Kicked) => self.leave(key, Some(code)),
-                code => self.suspend(key, code, 0, now),
+                code => self.suspend(key, code, now),
             }
         }
     }
@@ -172,7 +174,7 @@ impl Machine {
                         .is_none_or(|serials| serials.contains(&record.serial))
             });
             if gone {
-                self.suspend(key, Code::ConnectionLost, 0, now);
+                self.suspend(key, Code::ConnectionLost, now);
             }
         }
     }

@@ -257,7 +257,7 @@ impl Machine {
                 .get(key)
                 .is_some_and(|record| record.phase == Phase::Online && record.seen_link != self.link_no);
             if lost {
-                self.suspend(key, Code::ConnectionLost, 0, now);
+                self.suspend(key, Code::ConnectionLost, now);
             }
         }
         self.restored = true;

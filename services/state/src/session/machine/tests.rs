@@ -1,6 +1,7 @@
 //! A machine and everyone around it, in virtual time: random schedules of logins, losses, requests, replies, breaks
 //! and restarts, checked against what must hold whatever happens.
 
+mod handover;
 mod schedules;
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,6 +12,7 @@ use imaccess_proto::v1::{
     BusinessReply, ConnectionClosed, EventKind, Frames, FromBusiness, GatewayHello, LoginAttempt, Outranked,
     SnapshotChunk, StateBatch,
 };
+use imaccess_wire::Code;
 use imaccess_wire::frame::{GroupPosition, GroupPositions, Login, LoginOk, Reply, Request};
 use imaccess_wire::header::HEADER_LEN;
 use prometheus::Registry;

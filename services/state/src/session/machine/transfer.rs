@@ -219,7 +219,7 @@ impl Machine {
         self.announce(key);
         if self.link_state == LinkState::Live && moved.resumable_for.is_none() {
             // The snapshot is over, and it wasn't in it.
-            self.suspend(key, Code::ConnectionLost, 0, now);
+            self.suspend(key, Code::ConnectionLost, now);
         }
     }
 }

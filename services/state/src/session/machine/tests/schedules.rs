@@ -35,10 +35,11 @@ struct Client {
     waiting: BTreeSet<u64>,
     joined: bool,
     online: bool,
-    offline_events: u32,
     /// When it lost its connection last.
     gone_at: u64,
     left: bool,
+    /// It logs in for the first time, or has said goodbye: then a new session may be announced.
+    begins: bool,
 }
 
 struct Gate {
@@ -119,11 +120,18 @@ impl Gate {
                 age_ms: (self.now.unix_ms - since) as u32,
             });
         }
+        if self.rng.bool() {
+            self.answer();
+        }
         let [first, mut last] = chunks;
         last.done = true;
         for (mut chunk, tickets) in [first, last].into_iter().zip(tickets) {
             chunk.tickets = tickets.into();
             self.machine.snapshot(&chunk, self.now);
+            // Also to somebody whose row is in the next one.
+            if self.rng.bool() {
+                self.answer();
+            }
         }
         // Whoever has no answer to its LOGIN is read again.
         let unanswered: Vec<(u64, Conn)> = self
@@ -228,6 +236,7 @@ impl Gate {
         if code == Code::ClientLeft {
             let client = &mut self.clients[device];
             client.left = true;
+            client.begins = true;
             client.ticket = Bytes::new();
             client.next_message = 0;
             client.waiting.clear();
@@ -337,7 +346,27 @@ impl Gate {
         self.repeat();
     }
 
-    /// A push that the gateway doesn't answer before it goes; its outcome must be known as unknown.
+    /// The stream breaks between two processes that live on: what was on it is lost.
+    fn break_link(&mut self) {
+        while !self.machine.link.is_empty() {
+            let _ = self.machine.link.take();
+        }
+        self.machine.link_down();
+        self.linked = false;
+        if self.rng.bool() {
+            let device = self.rng.usize(..DEVICES);
+            self.close(device, Code::PingTimeout);
+        }
+        if self.rng.bool() {
+            self.answer();
+            let millis = self.rng.u64(..3_000);
+            self.pass(millis);
+        }
+        self.link(Takeover::Unspecified);
+        self.settle();
+        self.repeat();
+    }
+
     fn replace_gateway(&mut self) {
         self.machine.quiesce(Quiesce::Begin);
         self.read_all();
@@ -462,7 +491,14 @@ impl Gate {
             .is_some_and(|handle| self.conns[&handle].online);
         let client = &mut self.clients[device];
         match kind {
-            EventKind::Online => client.online = true,
+            EventKind::Online => {
+                assert!(
+                    client.begins || !client.online,
+                    "{device} is said to be online twice"
+                );
+                client.begins = false;
+                client.online = true;
+            }
             EventKind::Offline => {
                 assert!(!connected, "{device} is connected and said to be offline");
                 assert!(client.online, "{device} is said to be offline twice");
@@ -472,7 +508,6 @@ impl Gate {
                     "{device} may still resume, after {gone_for} ms"
                 );
                 client.online = false;
-                client.offline_events += 1;
             }
             other => panic!("{other:?}"),
         }
@@ -484,12 +519,12 @@ impl Gate {
         while self.linked && !self.machine.link.is_empty() {
             some = true;
             let batch = self.machine.link.take();
-            self.read(batch);
+            self.read(&batch);
         }
         some
     }
 
-    fn read(&mut self, batch: StateBatch) {
+    fn read(&mut self, batch: &StateBatch) {
         assert_ne!(self.quiesced, Quiesce::Done, "nothing after done: {batch:?}");
         for row in &batch.sessions {
             if let Some(conn) = self.conns.get_mut(&row.handle) {
@@ -606,7 +641,7 @@ fn run(seed: u64) {
     let mut gate = Gate::new(seed);
     for _ in 0..gate.rng.usize(10..80) {
         let device = gate.rng.usize(..DEVICES);
-        match gate.rng.u8(..20) {
+        match gate.rng.u8(..23) {
             0..=3 => gate.login(device),
             4 => gate.close(device, Code::ConnectionLost),
             5 => gate.close(device, Code::ClientLeft),
@@ -628,6 +663,24 @@ fn run(seed: u64) {
                 // It goes, and state dies before it has told anybody.
                 gate.close(device, Code::ClientLeft);
                 gate.kill_state();
+            }
+            19 => gate.break_link(),
+            20 => {
+                // Events are acknowledged, and the gateway doesn't hear that they are.
+                gate.close(device, Code::ClientLeft);
+                while let Some(routes) = gate.machine.take_routes() {
+                    gate.machine.confirm(routes.upto, gate.now);
+                }
+                gate.business();
+                if gate.rng.bool() {
+                    gate.break_link();
+                } else {
+                    gate.kill_gateway();
+                }
+            }
+            21 => {
+                gate.login(device);
+                gate.break_link();
             }
             _ => {
                 gate.login(device);
