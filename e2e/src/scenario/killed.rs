@@ -26,6 +26,15 @@ const SHORTLY_MS: u64 = 50;
 /// Devices whose connections end without a word after everything else: once they are told as offline, everybody whose
 /// session was wrongly suspended before has been too.
 const LAST: usize = 8;
+const TAKEN_OVER: &str = "imaccess_gateway_takeover_connections_total";
+const RESULTS: [&str; 6] = [
+    "adopted",
+    "mid_frame",
+    "login_lost",
+    "closing",
+    "peer_gone",
+    "no_record",
+];
 /// Closed connections per kill, in percent of all.
 const CLOSED_PERCENT: f64 = 0.5;
 
@@ -57,6 +66,7 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
         pause_ms: size.pick(0..1_000, 5_000..7_000),
         windows: Vec::new(),
         longest_back: Duration::ZERO,
+        taken_over: RESULTS.map(|result| (result, 0.0)),
     };
     let times = size.pick(3, 20);
     for number in 0..times {
@@ -91,6 +101,9 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
         "seconds_until_all_were_back_longest",
         kills.longest_back.as_secs_f64(),
     );
+    for (result, sum) in kills.taken_over {
+        report.figure(&format!("taken_over_{result}"), sum);
+    }
     let (plain, sdk) = (&testimony.plain, &testimony.sdk);
     let chances = count(kills.windows.len() as u64) * f64::from(load.plain + load.sdk);
     let percent = count(plain.closed() + sdk.closed()) / chances * 100.0;
@@ -137,6 +150,8 @@ struct Kills {
     pause_ms: Range<u64>,
     windows: Vec<(&'static str, (Duration, Duration))>,
     longest_back: Duration,
+    /// What gateways did with the connections that they found, by the result's name.
+    taken_over: [(&'static str, f64); 6],
 }
 
 impl Kills {
@@ -172,6 +187,12 @@ impl Kills {
         let above = if part == "gateway" { incarnation } else { 0 };
         whole(cluster, above, BACK).await?;
         self.windows.push((part, (begun, witness.now())));
+        if part == "gateway" {
+            // Each process counts its own takeover.
+            for (result, sum) in &mut self.taken_over {
+                *sum += cluster.sum(part, TAKEN_OVER, &[("result", result)]).await?;
+            }
+        }
         witness.online(BACK).await?;
         self.longest_back = self.longest_back.max(witness.now() - begun);
         Ok(())
