@@ -295,6 +295,8 @@ impl Shard {
             answers: Vec::new(),
         };
         shard.adopt(parts.adopted, &parts.ended);
+        // Before the first scrape: a gateway that looked empty would be sent everybody.
+        shard.report();
         // Its receiver waits for one word of every shard.
         let _ = parts.begun.try_send(());
         Ok(shard)

@@ -41,6 +41,10 @@ impl Shard {
         connection.since = self.tick;
         connection.code = code;
         connection.partial = None;
+        if std::mem::take(&mut connection.login) > 0 && !std::mem::replace(&mut connection.has_more, true) {
+            // A LOGIN left in the kernel is thrown away with the rest: unread, it would turn the close into a reset.
+            self.unread.push(slot);
+        }
         self.cursors.set_phase(slot, plan::CLOSING);
         if connection.ended {
             return self.release(slot);

@@ -214,7 +214,7 @@ impl Shard {
         }
         self.custody.note();
         // A scan that found nothing to send yet goes on.
-        self.custody.has_room() && !self.custody.is_settled()
+        self.custody.has_room() && !self.custody.is_settled() && self.holding.is_none()
     }
 
     fn custodian_lost(&mut self, why: &dyn std::fmt::Display) {
@@ -274,7 +274,8 @@ impl Shard {
 
     /// The next message, if there is room and anything to say.
     fn feed_custodian(&mut self) -> io::Result<()> {
-        if !self.custody.has_room() {
+        // Clients that wait for state come first: after a takeover all is still held, and a new state has as much to do as we.
+        if !self.custody.has_room() || self.holding.is_some() {
             return Ok(());
         }
         let held = self.due_for_deposit();

@@ -270,8 +270,9 @@ impl Shard {
             }
         }
         if !in_order {
-            // Nobody else will answer: also what is held was never asked, so it needs no answer.
+            // Nobody else will answer what was asked. What is asked now waits in the kernel for as long as a restart takes.
             self.answer_unanswered();
+            self.holding = Some(self.tick);
         }
     }
 

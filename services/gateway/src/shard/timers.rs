@@ -14,8 +14,8 @@ pub(crate) const TICK: Duration = Duration::from_millis(250);
 /// The tick at which a shard begins: there must be a past, for connections that are taken over were heard in it. Ten
 /// minutes are more than any silence that is waited for.
 pub(crate) const FIRST_TICK: Tick = 2_400;
-/// How long what a client sends may wait in the kernel for a state that is being replaced, and a login for any state that
-/// was there just now: ten times what a replacement takes, and well below every client's patience.
+/// How long what a client sends may wait in the kernel for a state that was there just now: ten times what a replacement or a
+/// restart takes, and well below every client's patience. Pings wait too.
 const PATIENCE: Tick = 8;
 /// Buckets of the wheel: 256 s, more than two and a half of the longest usual ping interval.
 pub(crate) const BUCKETS: usize = 1_024;

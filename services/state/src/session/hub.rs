@@ -183,7 +183,10 @@ impl Hub {
             "the gateway is linked"
         );
         let incarnation = hello.incarnation;
-        let restarted = self.hello.is_some();
+        let is_another = self
+            .hello
+            .as_ref()
+            .is_some_and(|old| old.instance != hello.instance);
         self.hello = Some(hello);
         self.grow(shards);
         for worker in shards..self.workers.len() {
@@ -192,11 +195,12 @@ impl Hub {
             self.tell(worker as u8, ToWorker::Export { to, incarnation })
                 .await;
         }
-        if restarted {
-            // Followers were told another incarnation: they begin anew.
+        if is_another {
+            // Followers were told another name: they begin anew. A gateway of the same instance changes nothing for them: its
+            // sessions keep their serials, epochs and locators, and those that lost their connection are retracted in time.
             let ids: Vec<u32> = self.followers.keys().copied().collect();
             for id in ids {
-                self.drop_follower(id, "gateway_restarted").await;
+                self.drop_follower(id, "another_instance").await;
             }
         }
         self.begin_snapshots();

@@ -166,8 +166,10 @@ struct Worker {
     leaving_link: CancellationToken,
     /// The stream that was last has ended.
     link_has_ended: bool,
-    /// When the link came up, in microseconds, as long as the gateway hasn't been told that it may ask.
-    unready_since: Option<u64>,
+    /// The gateway hasn't been told yet that it may ask.
+    unready: bool,
+    /// When the businesses were dialled, in microseconds.
+    dialled: u64,
 }
 
 /// Runs a worker until the drain is done. Call it on a thread of its own.
@@ -223,7 +225,8 @@ impl Worker {
             grace: config.drain_grace,
             leaving_link,
             link_has_ended: true,
-            unready_since: None,
+            unready: false,
+            dialled: 0,
         };
         let mut from_hub = config.from_hub;
         let mut ticks = tokio::time::interval(TICK);
@@ -291,11 +294,12 @@ impl Worker {
                 let now = self.now();
                 self.machine.link_up(&hello, generation, now);
                 self.link_has_ended = false;
-                self.unready_since = Some(now.micros);
+                self.unready = true;
                 let policy = self.machine.policy();
                 self.machine.link.policy(policy);
                 self.link = Some(outgoing);
                 if let Some(context) = self.undialled.take() {
+                    self.dialled = now.micros;
                     self.dial(&StreamContext {
                         dialler: format!("{}/{}", hello.instance, self.number),
                         ..context
@@ -307,7 +311,7 @@ impl Worker {
             LinkEvent::Down => {
                 self.link = None;
                 self.link_has_ended = true;
-                self.unready_since = None;
+                self.unready = false;
                 self.machine.link_down();
             }
         }

@@ -6,11 +6,14 @@ use super::{CHUNK_ROWS, FromWorker, LINK_SOFT, Worker};
 impl Worker {
     /// Tells the gateway that it may ask, once the businesses can be asked or have had their time.
     fn tell_ready(&mut self) {
-        let Some(since) = self.unready_since else { return };
+        if !self.unready {
+            return;
+        }
         let all_up = self.streams.iter().flatten().all(Option::is_some);
-        let waited = u128::from(self.now().micros.saturating_sub(since));
+        // Counted from the dialling: one that is away for longer holds up no gateway.
+        let waited = u128::from(self.now().micros.saturating_sub(self.dialled));
         if all_up || waited >= READY_PATIENCE.as_micros() {
-            self.unready_since = None;
+            self.unready = false;
             self.machine.link.ready();
         }
     }
