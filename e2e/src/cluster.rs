@@ -31,6 +31,8 @@ pub struct Options {
     pub gateways: usize,
     /// Each part a process of its own.
     pub processes: bool,
+    /// Nobody holds the gateways' sockets beside them; as it is anyway where the parts share a process.
+    pub no_custody: bool,
     /// Businesses beside `echo`.
     pub businesses: Vec<BusinessConfig>,
     /// Further arguments of `up`.
@@ -136,6 +138,9 @@ impl Cluster {
         }
         if options.processes {
             command.arg("--processes");
+        }
+        if options.no_custody {
+            command.arg("--no-custody");
         }
         if !options.businesses.is_empty() {
             command

@@ -6,6 +6,8 @@
 //! - [`tokens`]: development tokens, and many clients at once.
 //! - [`business`]: business servers that misbehave.
 //! - [`page`]: metrics pages.
+//! - [`replace`]: parts replaced while the cluster runs, and what holds then.
+//! - [`witness`]: thousands of clients that notice everything. [`events`]: what a business was told of them.
 //! - [`wait`]: waiting for a state, never for a time.
 //! - [`report`]: what a scenario measured, and the limits it is held to.
 //! - [`scenario`]: one module per promised behaviour. The tests in `tests/` run them small; `cargo xtask accept`
@@ -18,14 +20,17 @@ pub mod bench;
 pub mod business;
 pub mod cluster;
 pub mod command;
+pub mod events;
 pub mod latency;
 pub mod logs;
 pub mod page;
 pub mod raw_client;
+pub mod replace;
 pub mod report;
 pub mod scenario;
 pub mod tokens;
 pub mod wait;
+pub mod witness;
 
 pub use cluster::{Cluster, Options};
 pub use page::Page;

@@ -1,5 +1,7 @@
 //! The promised behaviours, one module each.
 
+mod away;
+mod bad_binary;
 mod bench_capacity;
 mod bench_cpu;
 mod bench_idle;
@@ -8,8 +10,12 @@ mod dead_parts;
 mod fuzz;
 mod hanging_business;
 mod hostile_clients;
+mod killed;
 mod metrics_pages;
+mod planned;
 mod quickstart;
+mod verdict;
+mod witness;
 
 use anyhow::{Result, bail};
 
@@ -47,6 +53,38 @@ pub const ALL: &[Scenario] = &[
         shows: "garbage, floods and stalls get their close code and counter; a good client's p99 stays within 1.5 x",
     },
     Scenario {
+        name: "witness",
+        shows: "15,000 connections, 1,000 requests a second, pushes and connects: nothing is lost while nothing changes",
+    },
+    Scenario {
+        name: "upgrade-gateway-and-state",
+        shows: "ten upgrades of each under 15,000 connections: 0 closed, refused, lost or doubled; p99 of the stall in 0.2 s",
+    },
+    Scenario {
+        name: "kill-gateway-and-state",
+        shows: "kill -9 of each 20 times: at most 0.5 % closed, each with a code and resumed; nobody wrongly offline",
+    },
+    Scenario {
+        name: "state-away",
+        shows: "a minute without state: no connection closed, pings answered, every request told to be repeated",
+    },
+    Scenario {
+        name: "gateway-away",
+        shows: "without a gateway, listeners are closed after 10 s and sockets after 90 s, and nothing is left",
+    },
+    Scenario {
+        name: "hundred-upgrades",
+        shows: "memory, descriptors and what is held stay the same over a hundred upgrades",
+    },
+    Scenario {
+        name: "bad-binary",
+        shows: "an upgrade to a binary that can't do says why, and the old one is back with all connections",
+    },
+    Scenario {
+        name: "shards-change",
+        shows: "from 2 to 1 to 3 shards under load: nothing closed, reset, lost or doubled",
+    },
+    Scenario {
         name: "ipconfig",
         shows: "50,000 answers a second and core with 1,000 endpoints",
     },
@@ -80,18 +118,39 @@ pub const ALL: &[Scenario] = &[
     },
 ];
 
+/// Whether state holds the clients' sockets beside the gateway. What has to do with connections holds either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Custody {
+    /// As `up --processes` starts it.
+    On,
+    /// With `--no-custody`, in the scenarios that run both ways; the others are as they are.
+    Off,
+}
+
 /// Runs one scenario.
 ///
 /// # Errors
 /// When it can't be run to its end, or something that must hold at every size didn't. A limit that wasn't held
 /// is in the report.
 pub async fn run(name: &str, size: Size, seed: u64) -> Result<Report> {
+    run_with(name, size, seed, Custody::On).await
+}
+
+async fn run_with(name: &str, size: Size, seed: u64, custody: Custody) -> Result<Report> {
     match name {
         "quickstart" => quickstart::run(size, seed).await,
         "metrics-pages" => metrics_pages::run(size, seed).await,
-        "hanging-business" => hanging_business::run(size, seed).await,
-        "dead-routing-and-state" => dead_parts::run(size, seed).await,
-        "hostile-clients" => hostile_clients::run(size, seed).await,
+        "hanging-business" => hanging_business::run(size, seed, custody).await,
+        "dead-routing-and-state" => dead_parts::run(size, seed, custody).await,
+        "hostile-clients" => hostile_clients::run(size, seed, custody).await,
+        "witness" => witness::run(size, seed).await,
+        "upgrade-gateway-and-state" => planned::upgrade_gateway_and_state(size, seed).await,
+        "kill-gateway-and-state" => killed::run(size, seed).await,
+        "state-away" => away::state(size, seed).await,
+        "gateway-away" => away::gateway(size, seed).await,
+        "hundred-upgrades" => planned::hundred_upgrades(size, seed).await,
+        "bad-binary" => bad_binary::run(size, seed).await,
+        "shards-change" => planned::shards_change(size, seed).await,
         "ipconfig" => bench_cpu::ipconfig(size, seed).await,
         "login" => bench_cpu::login(size, seed).await,
         "echo" => bench_cpu::echo(size, seed).await,
@@ -109,15 +168,26 @@ pub async fn run(name: &str, size: Size, seed: u64) -> Result<Report> {
 /// # Panics
 /// When the scenario fails: this is a test's body.
 pub fn run_as_test(name: &str) {
+    run_as_test_with(name, Custody::On);
+}
+
+/// As [`run_as_test`], for a scenario that runs both ways.
+///
+/// # Panics
+/// When the scenario fails: this is a test's body.
+pub fn run_as_test_with(name: &str, custody: Custody) {
     let seed = fastrand::u64(..);
-    println!("seed {seed}: `cargo xtask accept {name} --small --seed {seed}` repeats it");
+    println!(
+        "seed {seed}, custody {custody:?}: `cargo xtask accept {name} --small --seed {seed}` repeats it"
+    );
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build();
-    let report = runtime
-        .expect("a runtime for the test")
-        .block_on(run(name, Size::Small, seed));
+    let report =
+        runtime
+            .expect("a runtime for the test")
+            .block_on(run_with(name, Size::Small, seed, custody));
     match report {
         Ok(report) => {
             println!("{}", report.table());

@@ -1,4 +1,4 @@
-//! Memory of a connection that does nothing but ping.
+//! Memory of a connection that does nothing but ping, with custody and without.
 
 use std::time::Duration;
 
@@ -18,7 +18,16 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
     if size == Size::Small {
         arguments.extend(["--seconds", "2", "--ping-interval", "2"]);
     }
+    // With custody, as it runs, and without, so that its price is seen.
     let figures = Figures::measure(&arguments, DEADLINE).await?;
+    arguments.extend(["--custody", "off"]);
+    let without = Figures::measure(&arguments, DEADLINE).await?;
+    without.note("without_custody_", &mut report);
+    for part in ["gateway", "state"] {
+        let name = format!("{part}_bytes_per_connection");
+        let price = figures.number(&name)? - without.number(&name)?;
+        report.figure(&format!("custody_bytes_per_connection_in_{part}"), price);
+    }
     figures.note("", &mut report);
     report.exactly(
         "connections",

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::Code as Status;
 
+use super::Custody;
 use crate::cluster::View;
 use crate::latency::{self, Load};
 use crate::raw_client::{APP, RawClient};
@@ -36,11 +37,12 @@ async fn push_status(cluster: &Cluster) -> Result<i32> {
     Ok(output.status.code().unwrap_or(-1))
 }
 
-pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
+pub(super) async fn run(size: Size, seed: u64, custody: Custody) -> Result<Report> {
     let count = size.pick(50, 1000);
     let mut cluster = Cluster::start(Options {
         gateways: 1,
         processes: true,
+        no_custody: custody == Custody::Off,
         ..Options::default()
     })
     .await?;

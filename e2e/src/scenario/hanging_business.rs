@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use imaccess_common::business::BusinessConfig;
 
+use super::Custody;
 use crate::business::HangingBusiness;
 use crate::latency::{self, Comparison, Load, ROUNDS};
 use crate::raw_client::RawClient;
@@ -20,7 +21,7 @@ const IN_FLIGHT: u64 = 200;
 const SENDERS: usize = 10;
 const DEADLINE: Duration = Duration::from_secs(30);
 
-pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
+pub(super) async fn run(size: Size, seed: u64, custody: Custody) -> Result<Report> {
     let business = HangingBusiness::start().await?;
     let mut config = BusinessConfig::new(HANGING, "hanging", &format!("http://{}", business.address));
     // Longer than the run: what is in flight stays there until the business is told to answer.
@@ -28,6 +29,8 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
     config.concurrency = 1024;
     let cluster = Cluster::start(Options {
         gateways: 1,
+        processes: true,
+        no_custody: custody == Custody::Off,
         businesses: vec![config],
         ..Options::default()
     })

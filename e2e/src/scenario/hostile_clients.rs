@@ -12,6 +12,7 @@ use imaccess_wire::limits::MAX_BODY;
 use imaccess_wire::{Code, FrameType};
 use tokio::task::JoinHandle;
 
+use super::Custody;
 use crate::latency::{self, Comparison, Load, ROUNDS};
 use crate::raw_client::{APP, RawClient};
 use crate::report::{Report, Size};
@@ -28,11 +29,14 @@ const CLOSED: Duration = Duration::from_secs(60);
 /// Receive buffer of clients that stop reading: a small one fills sooner.
 const SMALL_BUFFER: u32 = 4096;
 
-pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
+pub(super) async fn run(size: Size, seed: u64, custody: Custody) -> Result<Report> {
     let mut strict = BusinessConfig::new(STRICT, "strict", "http://127.0.0.1:9");
     strict.slow_consumer = SlowConsumer::Close;
     let cluster = Cluster::start(Options {
         gateways: 1,
+        // The promise is of one process; tests show that it holds of several, with custody and without.
+        processes: size == Size::Small,
+        no_custody: custody == Custody::Off,
         businesses: vec![strict],
         ..Options::default()
     })

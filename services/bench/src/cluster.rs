@@ -34,6 +34,17 @@ pub struct ClusterArgs {
     /// Shards of each gateway of the own cluster [default: `up`'s own]
     #[arg(long, value_name = "N")]
     shards: Option<u64>,
+    /// Whether each sidecar of the own cluster holds its gateway's sockets too
+    #[arg(long, value_enum, default_value = "on")]
+    custody: Custody,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Custody {
+    #[default]
+    On,
+    Off,
 }
 
 /// What `up --processes --json` prints.
@@ -99,6 +110,9 @@ impl Cluster {
                 let shards = arguments.shards.map(|shards| shards.to_string());
                 if let Some(shards) = &shards {
                     command.extend(["--shards", shards]);
+                }
+                if arguments.custody == Custody::Off {
+                    command.push("--no-custody");
                 }
                 let mut up = Child::cluster(&command)?;
                 (up.receive_object()?, Some(up))
