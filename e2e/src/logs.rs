@@ -1,11 +1,15 @@
 //! The log of a cluster, kept in memory: an unexpected ERROR fails the scenario that caused it.
 
+use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
 /// Lines kept. A scenario that logs more is itself a finding, and the first lines tell most about it.
 const MAX_LINES: usize = 20_000;
+
+/// Names a file to which all lines are appended, with `IMACCESS_LOG` for how much the parts say.
+const KEEP: &str = "IMACCESS_E2E_LOG";
 
 /// What a process wrote, line by line.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +29,13 @@ impl Logs {
 
     fn push(&self, line: &str) {
         let line = plain(line);
+        // For whoever looks into a run: all lines, as they come, in a file.
+        if let Some(path) = std::env::var_os(KEEP)
+            && let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path)
+        {
+            // A log that can't be kept fails no scenario.
+            let _ = writeln!(file, "{line}");
+        }
         let mut lines = self.0.lock().expect("no holder of this lock panics");
         if lines.len() < MAX_LINES {
             lines.push(line);

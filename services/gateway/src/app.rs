@@ -295,7 +295,8 @@ impl Gateway {
                 () = drain.begun(), if began.is_none() => {
                     began = Some(Instant::now());
                     readiness.drain();
-                    if handover.is_leased(Instant::now()) && handover.possible().is_ok() {
+                    // Also if the link broke since: then whoever waits for an answer is told to ask again.
+                    if handover.is_leased(Instant::now()) && handover.is_complete() {
                         ending.handover.cancel();
                     } else {
                         metrics.draining.set(1);
@@ -391,8 +392,15 @@ fn listen(
             );
             continue;
         };
-        let listener = Listener::adopt(descriptor, address, options)
-            .map_err(|source| BindError::Listen { address, source })?;
+        let listener = match Listener::adopt(descriptor, address, options) {
+            Ok(listener) => listener,
+            // The process before had begun to drain. The custodian drops it when it finds that nobody has it.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                tracing::warn!(%address, "a held listener doesn't listen any more; there will be another");
+                continue;
+            }
+            Err(source) => return Err(BindError::Listen { address, source }),
+        };
         let own = OwnListener {
             socket: listener,
             id: held.id,
@@ -493,7 +501,7 @@ fn shard_thread(
     attaches: mpsc::Sender<link::Attach>,
     ending: Ending,
 ) -> Option<Left> {
-    let id = parts.id;
+    let (id, custody) = (parts.id, parts.config.custody);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -501,6 +509,7 @@ fn shard_thread(
             return None;
         }
     };
+    let _guard = custody.then_some(EndsTheProcess);
     runtime.block_on(async move {
         tokio::spawn(link::serve(link, attaches));
         let served = match Shard::new(parts) {
@@ -509,7 +518,21 @@ fn shard_thread(
         };
         served.unwrap_or_else(|error| {
             tracing::error!(%error, shard = id, "a shard ended");
+            assert!(!custody, "its sockets would be held and served by nobody");
             None
         })
     })
+}
+
+/// With custody a shard's death ends the process: its sockets and listener, which have a second holder, would stay open with nobody
+/// to serve them. The next process takes them over.
+struct EndsTheProcess;
+
+impl Drop for EndsTheProcess {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            tracing::error!("a shard's thread panicked: the process ends, and the next one takes over");
+            std::process::abort();
+        }
+    }
 }

@@ -181,6 +181,13 @@ pub(crate) struct Shard {
     unread: Vec<u32>,
     /// Since when what clients send waits in the kernel, because state is being replaced.
     holding: Option<Tick>,
+    /// The state that is attached has said that it can be asked. One that never did so changes nothing by going: else a state that
+    /// comes and goes would put clients off for ever.
+    state_was_ready: bool,
+    /// When the last state that could be asked went.
+    state_lost_at: Tick,
+    /// State has said that it leaves.
+    state_leaves: bool,
     /// Connections whose bytes wait.
     held: Vec<u32>,
     /// A login may wait for state.
@@ -286,6 +293,9 @@ impl Shard {
             frame_buffer: Vec::with_capacity(64),
             unread: Vec::new(),
             holding: None,
+            state_was_ready: false,
+            state_lost_at: FIRST_TICK,
+            state_leaves: false,
             held: Vec::new(),
             logins_wait: false,
             repeat_from: None,
@@ -336,7 +346,16 @@ impl Shard {
                 return self.finish().await.map(|()| None);
             }
             if handover.is_cancelled() && !self.draining {
-                return Ok(Some(self.hand_over().await));
+                if self.settle_custody().await {
+                    return Ok(Some(self.hand_over().await));
+                }
+                // State has just died: if this process ended now as well, every connection would.
+                tracing::error!(
+                    shard = self.id,
+                    "nobody holds the sockets: draining instead of handing over"
+                );
+                drain.begin();
+                self.begin_drain();
             }
             if busy {
                 // The stream's own tasks run on this thread too.
@@ -424,6 +443,7 @@ impl Shard {
             // Its login stays in the kernel, so the end behind it never shows in what is read.
             return self.gone(slot, Code::ConnectionLost);
         }
+        connection.hung_up = true;
         if !connection.has_more {
             connection.has_more = true;
             self.unread.push(slot);

@@ -29,7 +29,8 @@ pub(crate) use custodian::take_back;
 
 use crate::handover::file;
 use crate::volume::Incarnation;
-use plan::{Fate, shard_of};
+use imaccess_wire::Code;
+use plan::{Fate, Why, shard_of};
 
 /// One connection that another process had.
 #[derive(Debug)]
@@ -90,12 +91,12 @@ impl Inheritance {
         let handed = file::read(directory, identity)?;
         inheritance.listeners = taken.listeners;
         inheritance.handover_file = handed.as_ref().map(|handed| handed.path.clone());
-        if taken.sockets.is_empty() {
-            return Ok(inheritance);
-        }
         // One that isn't the last gateway's describes what has changed since.
         let handed = handed.filter(|handed| newest.is_none_or(|newest| newest <= handed.incarnation));
-        inheritance.takeover = if handed.is_some() {
+        let none = taken.sockets.is_empty();
+        inheritance.takeover = if none {
+            Takeover::Unspecified
+        } else if handed.is_some() {
             Takeover::Planned
         } else {
             Takeover::Crashed
@@ -113,6 +114,9 @@ impl Inheritance {
                 .map(|record| (record.serial, record))
                 .collect();
         }
+        if none {
+            return Ok(inheritance);
+        }
         let trusted = planned || counts_can_be_trusted();
         if !trusted {
             tracing::error!(
@@ -125,11 +129,17 @@ impl Inheritance {
             let fate = if planned {
                 plan::handed_over(record.as_ref(), known.map(|(_, cursor)| cursor))
             } else {
-                let counts = match known {
-                    Some(_) if trusted => kernel_counts(&descriptor).ok().flatten(),
-                    _ => None,
+                let counted = match known {
+                    Some(_) if trusted => kernel_counts(&descriptor),
+                    _ => Ok(None),
                 };
-                let fate = plan::after_crash(known.map(|(_, cursor)| cursor), counts);
+                let peer_gone = matches!(&counted, Err(error) if error.kind() == io::ErrorKind::NotConnected);
+                let counts = counted.ok().flatten();
+                let fate = if peer_gone {
+                    Fate::Cut(Code::ConnectionLost, Why::PeerGone)
+                } else {
+                    plan::after_crash(known.map(|(_, cursor)| cursor), counts)
+                };
                 if let (Some((_, cursor)), Some(counts)) = (&mut known, counts) {
                     // Where it goes on, the kernel's count is at the end of a frame.
                     cursor.written = counts.written;

@@ -385,3 +385,87 @@ async fn a_session_row_gives_a_ticket_to_what_was_taken_over() {
         state.rows
     );
 }
+
+#[tokio::test]
+async fn a_state_that_comes_and_goes_puts_nobody_off() {
+    let (_custodian, gateway) = start(1).await;
+    let mut state = gateway.state().await;
+    let (mut alice, _) = gateway.online(&mut state, "alice").await;
+    state.ready().await;
+    // What alice sends shows that it was heard.
+    alice.write(&request(1, b"")).await;
+    state.uplink().await;
+    drop(state);
+    assert_eq!(alice.frame().await.0, FrameType::Reply);
+    alice.write(&[0xA9, 1, 4, 0, 0, 0, 0, 0]).await;
+    let coming_and_going = async {
+        loop {
+            drop(gateway.state().await);
+        }
+    };
+    tokio::select! {
+        frame = alice.frame() => assert_eq!(frame.0, FrameType::Pong),
+        () = coming_and_going => {}
+    }
+}
+
+#[tokio::test]
+async fn a_hang_up_while_state_is_replaced_is_not_forgotten() {
+    let (_custodian, gateway) = start(1).await;
+    let mut state = gateway.state().await;
+    let (mut alice, handle) = gateway.online(&mut state, "alice").await;
+    state.say(Quiesce::Begin).await;
+    assert_eq!(state.quiesced().await, Quiesce::Done);
+    alice.write(&request(1, b"last words")).await;
+    let received = gateway.metric("imaccess_gateway_received_bytes_total").await;
+    tokio::io::AsyncWriteExt::shutdown(&mut alice.stream)
+        .await
+        .unwrap();
+    state.say(Quiesce::Done).await;
+    drop(state);
+    let mut state = gateway.state().await;
+    state.snapshot().await;
+    assert_eq!(
+        gateway.metric("imaccess_gateway_received_bytes_total").await,
+        received,
+        "nothing is read before state can be asked"
+    );
+    state.ready().await;
+    assert_eq!(state.uplink().await, (handle, request(1, b"last words")));
+    assert_eq!(
+        state.closed().await,
+        (handle, imaccess_wire::Code::ConnectionLost)
+    );
+}
+
+#[tokio::test]
+async fn connections_that_are_being_refused_are_not_handed_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let custodian = Custodian::start(directory.path());
+    let change = |config: &mut GatewayConfig| {
+        with_custody(config, 1);
+        config.limits.connections = 1;
+    };
+    let gateway = TestGateway::start_in(directory, change).await;
+    let mut state = gateway.state().await;
+    let (mut alice, _) = gateway.online(&mut state, "alice").await;
+    let mut refused = gateway.client().await;
+    assert_eq!(refused.frame().await.0, FrameType::LoginRefused);
+    // A state that has just come is deposited everything, but not what is about to go.
+    drop(state);
+    let state = gateway.state().await;
+    state.ready().await;
+    gateway.lease().await;
+    assert_eq!(custodian.sockets(), 1);
+    gateway.drain.begin();
+    drop(state.let_leave().await);
+    let TestGateway { directory, ended, .. } = gateway;
+    within("the end", ended).await.unwrap();
+    let gateway = TestGateway::start_in(directory, change).await;
+    let state = gateway.state().await;
+    state.ready().await;
+    assert!(refused.next().await.is_none());
+    alice.write(&[0xA9, 1, 4, 0, 0, 0, 0, 0]).await;
+    assert_eq!(alice.frame().await.0, FrameType::Pong);
+    gateway.metric_becomes("imaccess_gateway_connections", 1.0).await;
+}

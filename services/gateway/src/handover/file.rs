@@ -49,7 +49,11 @@ pub(crate) fn write(
         .truncate(true)
         .mode(0o600)
         .open(&fresh)?;
-    file.write_all(&content)?;
+    if let Err(error) = file.write_all(&content) {
+        // A full volume must not stay full for the sake of half a file.
+        let _ = fs::remove_file(&fresh);
+        return Err(error);
+    }
     fs::rename(fresh, path)?;
     Ok(content.len())
 }
@@ -66,6 +70,10 @@ pub(crate) fn read(directory: &Path, identity: &Incarnation) -> io::Result<Optio
             .file_name()
             .and_then(|name| name.to_str())
             .unwrap_or_default();
+        if name.starts_with(PREFIX) && name.ends_with(".new") {
+            // Of a process that was killed while it wrote.
+            let _ = fs::remove_file(&path);
+        }
         if let Some(number) = name.strip_prefix(PREFIX)
             && let Ok(incarnation) = number.parse::<u32>()
             && newest.as_ref().is_none_or(|(other, _)| *other < incarnation)

@@ -66,11 +66,10 @@ impl Shard {
         if let Some(record) = &record {
             self.restore(&mut connection, record);
         }
-        if connection.admitted {
-            self.admission.adopt(address);
-        }
+        self.admission.adopt(address);
         let phase = connection.phase;
         let queued = connection.queue.as_ref().map_or(0, |queue| queue.frames());
+        let lost = cursor.queued;
         let (slot, generation) = self.connections.insert(connection);
         let cursor = Cursor {
             serial,
@@ -86,7 +85,7 @@ impl Shard {
                 self.tickets.put(slot, &record.ticket);
             }
         } else {
-            self.metrics.frames_lost_down(cursor.queued.into());
+            self.metrics.frames_lost_down(lost.into());
         }
         self.logins_wait |= phase == Phase::Authenticating;
         let result = match fate {
@@ -98,7 +97,7 @@ impl Shard {
             Fate::GoesOn(_) => {}
             Fate::Closed(code, _) => return self.end_adopted(slot, generation, code),
             Fate::Cut(code, why) => {
-                if why != Why::Closing {
+                if !matches!(why, Why::Closing | Why::PeerGone) {
                     tracing::debug!(slot, %code, "a connection's stream was torn by a crash");
                 }
                 return self.gone(slot, code);
@@ -112,6 +111,7 @@ impl Shard {
     fn end_adopted(&mut self, slot: u32, generation: u32, code: Code) {
         self.watch(slot, generation);
         self.end(slot, code);
+        self.look_again(slot);
     }
 
     fn watch(&mut self, slot: u32, generation: u32) {
@@ -144,7 +144,6 @@ impl Shard {
         connection.since = ago(record.phase_ms);
         connection.login = record.login;
         connection.ended = record.ended;
-        connection.admitted = !record.refused;
         if !record.partial.is_empty() {
             connection.partial = Some(Box::new(Partial {
                 bytes: record.partial.to_vec(),

@@ -120,6 +120,12 @@ impl Shard {
         }
         self.metrics.closed(code);
         let (serial, unanswered) = (connection.serial, connection.unanswered.take());
+        if phase == Phase::Online
+            && let Some(attachment) = self.link.usable()
+        {
+            // A state that hasn't been told of it yet must be, or the end would mean nothing to it.
+            self.announce(slot, attachment);
+        }
         self.keep_list(unanswered);
         if phase == Phase::Online {
             self.sessions -= 1;

@@ -32,6 +32,8 @@ pub(crate) struct Connection {
     pub(crate) phase: Phase,
     /// The end of the stream was read.
     pub(crate) ended: bool,
+    /// The peer has shut its side: it is read until that shows.
+    pub(crate) hung_up: bool,
     /// Only this connection's share of a turn was read; it is in the shard's list of those with more.
     pub(crate) has_more: bool,
     /// Counts against the limits; one that was refused doesn't.
@@ -75,6 +77,7 @@ impl Connection {
             socket,
             phase: Phase::Connecting,
             ended: false,
+            hung_up: false,
             has_more: false,
             admitted: true,
             deposited: false,

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering;
 use futures_util::FutureExt;
 use imaccess_common::generation;
 use imaccess_net::descriptors::{DescriptorSocket, MOST_DESCRIPTORS};
+use imaccess_net::wheel::Tick;
 use imaccess_proto::v1::{
     Complete, CustodyHello, Deposit, FromCustodian, Held, HeldKind, Release, ToCustodian, Transport,
     from_custodian, to_custodian,
@@ -28,6 +29,10 @@ use crate::handover::lease::Handover;
 
 /// Serials per release message: 32 KiB.
 const RELEASES: usize = 4_096;
+/// Ticks for an answer of the custodian, which has nothing else to do: 5 s.
+const ANSWER: Tick = 20;
+/// Ticks until a custodian that has refused this gateway is asked again: 10 s.
+const REFUSED_PAUSE: Tick = 40;
 /// Slots looked at per turn while everything is deposited.
 const SLOTS_PER_TURN: u32 = 4_096;
 
@@ -45,6 +50,8 @@ pub(crate) struct Custody {
     closed: Vec<u64>,
     /// Descriptors that the custodian has acknowledged.
     held: i64,
+    /// Not before this tick is the custodian dialled again.
+    next_dial: Tick,
     /// What the shared gauges were told of `held` and completeness.
     reported: (i64, bool),
     buffer: Vec<u8>,
@@ -59,6 +66,8 @@ struct Connection {
     listeners: usize,
     sent: u64,
     acknowledged: u64,
+    /// When it was last sent what it has to answer.
+    asked: Tick,
     /// Descriptors in the message on its way.
     in_flight: i64,
     said_complete: bool,
@@ -77,6 +86,7 @@ impl Custody {
             opened: VecDeque::new(),
             closed: Vec::new(),
             held: 0,
+            next_dial: 0,
             reported: (0, false),
             buffer: Vec::new(),
         }
@@ -113,6 +123,11 @@ impl Custody {
             }
             None => std::future::pending().await,
         }
+    }
+
+    /// Whether there is somebody who holds what was deposited.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connection.is_some()
     }
 
     /// Whether everything is in custody and nothing on its way, or nobody is there to give it to.
@@ -166,7 +181,7 @@ impl Shard {
     /// Dials the custodian if there is no connection.
     pub(crate) fn dial_custodian(&mut self) {
         let Some(path) = &self.custody.path else { return };
-        if self.custody.connection.is_some() {
+        if self.custody.connection.is_some() || self.tick < self.custody.next_dial {
             return;
         }
         let dialled = DescriptorSocket::connect(path).and_then(registered);
@@ -190,6 +205,7 @@ impl Shard {
             listeners: 0,
             sent: 0,
             acknowledged: 0,
+            asked: self.tick,
             in_flight: 0,
             said_complete: false,
             established: false,
@@ -202,6 +218,17 @@ impl Shard {
         if let Err(error) = self.tell_custodian(to_custodian::Message::Hello(hello), &[]) {
             self.custodian_lost(&error);
         }
+    }
+
+    /// Gives up a custodian that doesn't answer, and looks for one if there is none. Once per tick.
+    pub(crate) fn look_after_custody(&mut self) {
+        if let Some(connection) = &self.custody.connection {
+            let waits = !connection.welcome || connection.sent != connection.acknowledged;
+            if waits && self.tick.saturating_sub(connection.asked) >= ANSWER {
+                self.custodian_lost(&"it doesn't answer");
+            }
+        }
+        self.dial_custodian();
     }
 
     /// Hears the custodian and sends it what is due; whether there is more to do at once.
@@ -265,6 +292,8 @@ impl Shard {
                     }
                 }
                 Some(from_custodian::Message::Refused(refused)) => {
+                    // Asked again at once it would say the same.
+                    self.custody.next_dial = self.tick + REFUSED_PAUSE;
                     return Err(io::Error::other(refused.reason));
                 }
                 other => return Err(io::Error::other(format!("the custodian says {other:?}"))),
@@ -293,6 +322,7 @@ impl Shard {
             self.tell_custodian(to_custodian::Message::Release(Release { id }), &[])?;
             if let Some(connection) = &mut self.custody.connection {
                 connection.sent += 1;
+                connection.asked = self.tick;
             }
             return Ok(());
         }
@@ -321,7 +351,9 @@ impl Shard {
             let end = (first + SLOTS_PER_TURN).min(last);
             let mut slot = first;
             while slot < end && due.len() < MOST_DESCRIPTORS {
+                // One that was refused isn't worth a second holder.
                 if let Some(open) = self.connections.get_mut(slot)
+                    && open.admitted
                     && !std::mem::replace(&mut open.deposited, true)
                 {
                     due.push(Source::Slot(slot));
@@ -385,6 +417,7 @@ impl Shard {
         // With one message on its way the socket's buffer always has room.
         connection.socket.get_ref().send(&bytes, &descriptors)?;
         connection.sent += 1;
+        connection.asked = self.tick;
         connection.in_flight = count;
         Ok(())
     }

@@ -33,16 +33,13 @@ pub(crate) struct Left {
 }
 
 impl Shard {
-    /// Comes to rest and says what there is.
+    /// Comes to rest and says what there is. Custody is settled ([`Self::settle_custody`]).
     pub(crate) async fn hand_over(mut self) -> Left {
         let deadline = Instant::now() + TIME;
-        self.settle_custody(deadline).await;
         let quiesced = self.quiesce(deadline).await;
         if !quiesced {
-            tracing::warn!(
-                shard = self.id,
-                "state didn't come to rest in time: answers under way may come late or twice"
-            );
+            // Whoever waits for an answer is told to ask again: it may have been lost between us and state.
+            self.link_lost("state didn't come to rest in time");
         }
         let mut left = Left {
             quiesced,
@@ -77,16 +74,20 @@ impl Shard {
         left
     }
 
-    /// Waits until the custodian has everything.
-    async fn settle_custody(&mut self, deadline: Instant) {
+    /// Waits until the custodian has everything; whether it is there and does.
+    pub(crate) async fn settle_custody(&mut self) -> bool {
+        let deadline = Instant::now() + TIME / 2;
+        // Nothing is read from here on, so nobody is put off by it.
+        self.holding = None;
         while !self.custody.is_settled() {
             if self.serve_custody() {
                 continue;
             }
             if self.custody.is_settled() || timeout_at(deadline, self.custody.activity()).await.is_err() {
-                return;
+                break;
             }
         }
+        self.custody.is_connected()
     }
 
     /// Leaves the link in order; whether that came to its end.
@@ -191,7 +192,6 @@ impl Shard {
             requests: listed(connection.unanswered.as_deref()),
             login: connection.login,
             ended: connection.ended,
-            refused: !connection.admitted,
             ..HandedOver::default()
         };
         if let Some(partial) = &connection.partial {

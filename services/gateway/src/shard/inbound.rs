@@ -55,7 +55,7 @@ impl Shard {
         }
         self.ended.settle(&batch.settled);
         if batch.ready {
-            self.release_held();
+            self.state_is_ready();
         }
         match quiesce {
             Quiesce::Unspecified => {}

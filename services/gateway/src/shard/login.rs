@@ -53,6 +53,9 @@ impl Shard {
                 self.peer_ended(slot);
             }
             Ok(len) => {
+                if login == 0 {
+                    self.cursors.add_read(slot, len as u64);
+                }
                 if let Some(bytes) = buffer.get(login..len) {
                     self.behind_login(slot, bytes);
                 }
@@ -117,7 +120,9 @@ impl Shard {
             return;
         };
         connection.announced = attachment;
-        let address = connection.address.as_deref().copied();
+        let kept = connection.address.as_deref().copied();
+        // One that was taken over, or is passed on again, has none kept.
+        let address = kept.or_else(|| connection.socket.peer_address());
         if !self.admission.per_address() {
             connection.address = None;
         }

@@ -71,7 +71,7 @@ impl Shard {
         };
         connection.last_seen = self.tick;
         self.counts.received_bytes += received as u64;
-        let more = received == buffer.len() - start;
+        let more = received == buffer.len() - start || connection.hung_up;
         if connection.phase == Phase::Closing {
             // Read and thrown away: an unread byte would turn the close into a reset.
             return self.note_more(slot, more);

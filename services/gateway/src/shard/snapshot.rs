@@ -219,7 +219,7 @@ impl Shard {
         }
         if common < 2 {
             // It won't say when it is ready, and never leaves in order.
-            self.release_held();
+            self.state_is_ready();
         }
     }
 
@@ -232,8 +232,19 @@ impl Shard {
             "state is being replaced"
         );
         self.holding = Some(self.tick);
+        if self.link.quiesces() {
+            // This gateway can't be replaced as well now.
+            self.handover.links.fetch_sub(1, Ordering::AcqRel);
+        }
         self.outbox.quiesce(Quiesce::Done);
         self.link.leaving(Leaving::State);
+        self.state_leaves = true;
+    }
+
+    /// State can be asked.
+    pub(crate) fn state_is_ready(&mut self) {
+        self.state_was_ready = true;
+        self.release_held();
     }
 
     /// State is gone. Connections stay; logins wait for the next one. If it went without a word, what it was asked is
@@ -243,6 +254,7 @@ impl Shard {
             return;
         }
         let in_order = self.link.is_done();
+        let state_left = std::mem::take(&mut self.state_leaves);
         if in_order {
             tracing::info!(shard = self.id, sessions = self.sessions, "state has left");
         } else {
@@ -253,10 +265,15 @@ impl Shard {
                 "the link to state is down"
             );
         }
-        if self.link.quiesces() {
+        if self.link.quiesces() && !state_left {
             self.handover.links.fetch_sub(1, Ordering::AcqRel);
         }
-        self.link = Link::detached(self.tick);
+        if std::mem::take(&mut self.state_was_ready) {
+            self.state_lost_at = self.tick;
+            // What is asked now waits in the kernel for as long as a restart takes.
+            self.holding.get_or_insert(self.tick);
+        }
+        self.link = Link::detached(self.state_lost_at);
         self.snapshot = None;
         self.outbox.clear();
         self.metrics.links.dec();
@@ -270,9 +287,8 @@ impl Shard {
             }
         }
         if !in_order {
-            // Nobody else will answer what was asked. What is asked now waits in the kernel for as long as a restart takes.
+            // Nobody else will answer what was asked.
             self.answer_unanswered();
-            self.holding = Some(self.tick);
         }
     }
 

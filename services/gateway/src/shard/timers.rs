@@ -138,7 +138,7 @@ impl Shard {
         if self.logins_wait && !self.waits_for_state() {
             self.refuse_waiting();
         }
-        self.dial_custodian();
+        self.look_after_custody();
         if let Some(since) = self.link.detached_since()
             && self.sessions > 0
             && self.tick.saturating_sub(since) >= self.deadlines.without_state

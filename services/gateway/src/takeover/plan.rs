@@ -43,6 +43,8 @@ pub(crate) enum Why {
     LoginLost,
     /// It was ending.
     Closing,
+    /// The peer ended it while nobody was there.
+    PeerGone,
     /// Nobody wrote down how far it was.
     NoRecord,
 }
@@ -54,6 +56,7 @@ impl Why {
             Self::MidFrame => "mid_frame",
             Self::LoginLost => "login_lost",
             Self::Closing => "closing",
+            Self::PeerGone => "peer_gone",
             Self::NoRecord => "no_record",
         }
     }

@@ -133,7 +133,9 @@ impl Machine {
         }
         for closed in closed {
             let Some(key) = self.table.by_handle(closed.handle) else {
-                self.closed_by_us(closed.handle);
+                if !self.close_parked(closed) {
+                    self.closed_by_us(closed.handle);
+                }
                 continue;
             };
             match close_code(closed.code) {

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 use imaccess_common::identity::{Epoch, SessionId};
 use imaccess_common::ticket::Ticket;
-use imaccess_proto::v1::{EndedConnection, SessionRow};
+use imaccess_proto::v1::{ConnectionClosed, EndedConnection, SessionRow};
 use imaccess_wire::Code;
 
 use super::{LinkState, Machine};
@@ -119,6 +119,27 @@ impl Machine {
             Some(key) => self.relink(key, &row, &ticket),
             None => self.restore(&row, &ticket),
         }
+    }
+
+    /// Whether sessions of workers whose shards are gone are still to come.
+    #[must_use]
+    pub fn awaits_imports(&self) -> bool {
+        self.sync.awaits_imports()
+    }
+
+    /// A connection ended whose session is still to come from another worker; whether it was one.
+    pub(super) fn close_parked(&mut self, closed: &ConnectionClosed) -> bool {
+        let Some(place) = self.sync.rows.iter().position(|row| row.handle == closed.handle) else {
+            return false;
+        };
+        let row = self.sync.rows.swap_remove(place);
+        self.sync.ended.push(EndedConnection {
+            serial: row.serial,
+            ticket: row.ticket,
+            code: closed.code,
+            age_ms: 0,
+        });
+        true
     }
 
     /// The same connection in the hands of another process: nothing that routing knows has changed.

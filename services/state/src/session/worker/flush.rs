@@ -6,7 +6,8 @@ use super::{CHUNK_ROWS, FromWorker, LINK_SOFT, Worker};
 impl Worker {
     /// Tells the gateway that it may ask, once the businesses can be asked or have had their time.
     fn tell_ready(&mut self) {
-        if !self.unready {
+        // A session that is still to come from another worker couldn't be found yet.
+        if !self.unready || self.machine.awaits_imports() {
             return;
         }
         let all_up = self.streams.iter().flatten().all(Option::is_some);
