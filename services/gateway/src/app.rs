@@ -108,6 +108,7 @@ impl Gateway {
             .await
             .map_err(volume)?;
         let started = Instant::now();
+        tracing::info!(gateway = %config.name, "the volume is this process's");
         let admin = AdminServer::bind(config.admin_listen)
             .await
             .map_err(|source| BindError::Listen {

@@ -188,6 +188,8 @@ pub(crate) struct Shard {
     state_lost_at: Tick,
     /// State has said that it leaves.
     state_leaves: bool,
+    /// Group frames are queued without a try to write them: this process is about to leave.
+    queue_only: bool,
     /// Connections whose bytes wait.
     held: Vec<u32>,
     /// A login may wait for state.
@@ -297,6 +299,7 @@ impl Shard {
             state_lost_at: FIRST_TICK,
             state_leaves: false,
             held: Vec::new(),
+            queue_only: false,
             logins_wait: false,
             repeat_from: None,
             spare_lists: Vec::new(),

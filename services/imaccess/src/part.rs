@@ -228,6 +228,7 @@ pub(crate) fn run_config(config: Config, arguments: &PartArgs) -> anyhow::Result
         "info",
     );
     run::raise_file_limit();
+    run::reserve_descriptors();
     let parent_gone = CancellationToken::new();
     if arguments.exit_with_parent {
         watch_parent(parent_gone.clone())?;

@@ -21,6 +21,9 @@ use super::timers::TICK;
 /// For all of it. The whole process has 200 ms, and writing the records takes a few.
 const TIME: Duration = Duration::from_millis(150);
 
+/// For writing the rest of a sweep, at 5 µs a member; queueing it costs a twentieth of that, and the next process writes it.
+const SWEEPS: Duration = Duration::from_millis(20);
+
 /// What a shard leaves.
 #[derive(Debug, Default)]
 pub(crate) struct Left {
@@ -40,6 +43,7 @@ impl Shard {
         if !quiesced {
             // Whoever waits for an answer is told to ask again: it may have been lost between us and state.
             self.link_lost("state didn't come to rest in time");
+            self.finish_fanout();
         }
         let mut left = Left {
             quiesced,
@@ -93,7 +97,7 @@ impl Shard {
     /// Leaves the link in order; whether that came to its end.
     async fn quiesce(&mut self, deadline: Instant) -> bool {
         if !self.link.quiesces() || self.link.usable().is_none() {
-            self.finish_fanout(deadline).await;
+            self.finish_fanout();
             return self.unanswered_requests() == 0;
         }
         self.snapshot = None;
@@ -111,7 +115,7 @@ impl Shard {
                 return false;
             }
         }
-        self.finish_fanout(deadline).await;
+        self.finish_fanout();
         self.outbox.quiesce(Quiesce::Done);
         if !self.send_outbox(deadline).await {
             return false;
@@ -144,20 +148,12 @@ impl Shard {
         }
     }
 
-    async fn finish_fanout(&mut self, deadline: Instant) {
+    /// Ends the sweeps under way: members that aren't reached in time get their frames into their queues, and so from the next
+    /// process.
+    fn finish_fanout(&mut self) {
+        let until = Instant::now() + SWEEPS;
         while self.fanout_slice() {
-            if Instant::now() >= deadline {
-                // At most once; the numbers of the group show the gap.
-                tracing::warn!(
-                    shard = self.id,
-                    bytes = self.fanout.waiting_bytes(),
-                    "group frames are dropped: there are too many members to reach before the exit"
-                );
-                self.counts.dropped_fanout += 1;
-                return;
-            }
-            // The stream's tasks run on this thread too.
-            tokio::task::yield_now().await;
+            self.queue_only |= Instant::now() >= until;
         }
     }
 

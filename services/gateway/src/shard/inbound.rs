@@ -256,7 +256,7 @@ impl Shard {
         };
         let mut written = 0;
         self.counts.sent_frames += sweep.frames() as u64;
-        if connection.queue.is_none() {
+        if connection.queue.is_none() && !self.queue_only {
             self.counts.writes += 1;
             self.cursors.intend_write(slot, sweep.run.len());
             match connection.socket.write(&sweep.run) {

@@ -14,7 +14,11 @@ use super::serve::Custodian;
 /// Wait when too many descriptors of this user are between processes, for others to take theirs.
 const CROWDED: Duration = Duration::from_millis(10);
 
-/// Sends everything that is held, a packet at a time, and waits for the gateway to go.
+/// Packets on their way at most: 2,024 descriptors, a tenth of the 20,000 that a user may have in flight where its limit is lowest.
+/// With one at a time each costs a switch between two processes, which on a busy machine took most of the time.
+const AHEAD: u32 = 8;
+
+/// Sends everything that is held, a few packets ahead of the gateway's acknowledgements, and waits for it to go.
 pub(super) async fn give_back(
     custodian: &Custodian,
     peer: &Peer,
@@ -24,7 +28,7 @@ pub(super) async fn give_back(
     let began = Instant::now();
     let ids = custodian.store.borrow().ids();
     tracing::info!(incarnation, held = ids.len(), "a gateway takes back what is held");
-    let (mut sockets, mut listeners) = (0, 0);
+    let (mut sockets, mut listeners, mut ahead) = (0, 0, 0);
     for ids in ids.chunks(MOST_DESCRIPTORS) {
         let given = give(custodian, peer, ids).await?;
         if given == (0, 0) {
@@ -33,17 +37,17 @@ pub(super) async fn give_back(
         }
         sockets += given.0;
         listeners += given.1;
-        match receive(custodian, peer).await? {
-            Some(Message::ReturnAck(_)) => {}
-            Some(_) => return Err(Fault::Protocol("something else before it acknowledged a return")),
-            None => {
-                tracing::warn!(
-                    sockets,
-                    listeners,
-                    "a gateway went while it took back what is held"
-                );
+        ahead += 1;
+        if ahead == AHEAD {
+            if !acknowledged(custodian, peer).await? {
                 return Ok(());
             }
+            ahead -= 1;
+        }
+    }
+    for _ in 0..ahead {
+        if !acknowledged(custodian, peer).await? {
+            return Ok(());
         }
     }
     let done = ReturnDone {
@@ -63,6 +67,18 @@ pub(super) async fn give_back(
     match receive(custodian, peer).await? {
         None => Ok(()),
         Some(_) => Err(Fault::Protocol("more after everything was given back")),
+    }
+}
+
+/// Waits for the acknowledgement of one packet; whether the gateway is still there.
+async fn acknowledged(custodian: &Custodian, peer: &Peer) -> Result<bool, Fault> {
+    match receive(custodian, peer).await? {
+        Some(Message::ReturnAck(_)) => Ok(true),
+        Some(_) => Err(Fault::Protocol("something else before it acknowledged a return")),
+        None => {
+            tracing::warn!("a gateway went while it took back what is held");
+            Ok(false)
+        }
     }
 }
 

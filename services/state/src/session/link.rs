@@ -1,6 +1,6 @@
 //! Dialling a gateway shard and reading its stream; one task per worker.
 //!
-//! The task dials until it succeeds and again whenever the stream breaks: every 20 ms for two seconds, then at most a quarter of a
+//! The task dials until it succeeds and again whenever the stream breaks: every 5 ms for a second, then at most a quarter of a
 //! second apart. The gateway is in the same pod, so it is either there or about to be, and one that is being replaced is back
 //! within a fraction of a second, which clients feel. What it reads goes to the worker over a short
 //! bounded channel; when the worker is behind, nothing is read and gRPC's window stops the gateway.
@@ -31,9 +31,9 @@ pub const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 /// Longest message taken from the gateway: what it may have queued for us goes out as one.
 const MAX_LINK_MESSAGE: usize = 64 * 1024 * 1024;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-/// How often that pause is kept before it grows: a dial that finds nobody costs 20 µs.
-const SHORT_PAUSES: u32 = 100;
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// How often that pause is kept before it grows: a dial that finds nobody costs tens of microseconds.
+const SHORT_PAUSES: u32 = 200;
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// What the link task tells its worker.
