@@ -34,7 +34,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use imaccess_net::descriptors::DescriptorListener;
@@ -79,7 +79,7 @@ pub(crate) struct Custody {
     listener: DescriptorListener,
     path: PathBuf,
     metrics: Metrics,
-    linked: Arc<AtomicBool>,
+    linked: Arc<AtomicU32>,
 }
 
 impl Custody {
@@ -102,9 +102,9 @@ impl Custody {
         })
     }
 
-    /// To be told whether a gateway's link is up: a gateway that is linked lives, also when it can't reach the custodian, and nothing of
-    /// it may be closed.
-    pub(crate) fn linked(&self) -> Arc<AtomicBool> {
+    /// To be told the incarnation of the gateway whose link is up, 0 for none: one that is linked lives, also when it can't reach the
+    /// custodian, and nothing of it may be closed.
+    pub(crate) fn linked(&self) -> Arc<AtomicU32> {
         Arc::clone(&self.linked)
     }
 

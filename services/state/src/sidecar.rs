@@ -216,7 +216,7 @@ impl Sidecar {
                 Some(event) = from_custody.recv() => hub.connections_gone(&gone_from(event)).await,
                 Some(event) = from_workers.recv() => {
                     hub.worker(event).await;
-                    linked.store(hub.is_linked(), Ordering::Relaxed);
+                    linked.store(hub.linked_incarnation(), Ordering::Relaxed);
                 }
                 Some(event) = from_followers.recv() => hub.follower(event).await,
                 () = room.notified() => hub.flush().await,

@@ -51,18 +51,31 @@ impl Ended {
 
     /// One that the gateway before has handed over.
     pub(crate) fn adopt(&mut self, handed: &HandedEnded, now: Tick) {
+        self.learn(handed.serial, &handed.ticket, handed.code, handed.age_ms, now);
+    }
+
+    /// One that state tells of, which the gateway before may have taken along.
+    pub(crate) fn told(&mut self, ended: &EndedConnection, now: Tick) {
+        self.learn(ended.serial, &ended.ticket, ended.code, ended.age_ms, now);
+    }
+
+    fn learn(&mut self, serial: u64, ticket: &[u8], code: u32, age_ms: u32, now: Tick) {
+        if ticket.is_empty() {
+            return;
+        }
         let end = End {
-            ticket: (*handed.ticket).into(),
-            code: u16::try_from(handed.code).unwrap_or(Code::ConnectionLost as u16),
+            ticket: ticket.into(),
+            code: u16::try_from(code).unwrap_or(Code::ConnectionLost as u16),
             at: now,
-            before_ms: handed.age_ms,
+            before_ms: age_ms,
         };
-        self.insert(handed.serial, end);
+        self.insert(serial, end);
     }
 
     fn insert(&mut self, serial: u64, end: End) -> u64 {
-        self.by_serial.insert(serial, end);
-        self.order.push_back(serial);
+        if self.by_serial.insert(serial, end).is_none() {
+            self.order.push_back(serial);
+        }
         let mut forgotten = 0;
         while self.order.len() > MOST {
             if let Some(oldest) = self.order.pop_front()
@@ -147,6 +160,9 @@ mod tests {
         let handed: Vec<_> = ended.handed(4, 18).collect();
         let mut next = Ended::default();
         next.adopt(&handed[0], 2);
+        // State tells of it too: it is one.
+        let told: Vec<_> = next.rows(2).collect();
+        next.told(&told[0], 2);
         let row = next.rows(6).next().unwrap();
         assert_eq!(
             (row.serial, row.age_ms, row.code),

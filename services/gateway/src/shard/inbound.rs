@@ -1,10 +1,12 @@
 //! What state says, applied.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use imaccess_net::handle::Handle;
 use imaccess_proto::v1::{
-    CloseConnection, LinkPolicy, LoginResult, Membership, Outcome, Quiesce, SessionRow, SlowConsumerPolicy,
-    StateBatch, Unicast,
+    CloseConnection, EndedConnection, LinkPolicy, LoginResult, Membership, Outcome, Quiesce, SessionRow,
+    SlowConsumerPolicy, StateBatch, Unicast,
 };
 use imaccess_wire::Code;
 
@@ -53,6 +55,9 @@ impl Shard {
         for close in &batch.closes {
             self.close(close);
         }
+        if !batch.ended.is_empty() {
+            self.hear_of_ends(&batch.ended);
+        }
         self.ended.settle(&batch.settled);
         if batch.ready {
             self.state_is_ready();
@@ -61,6 +66,20 @@ impl Shard {
             Quiesce::Unspecified => {}
             Quiesce::Begin => self.state_leaves(),
             Quiesce::Done => self.link.heard_done(),
+        }
+    }
+
+    /// After a takeover: what ended before, as state knows it.
+    fn hear_of_ends(&mut self, ended: &[EndedConnection]) {
+        // A connection whose login wasn't answered before a crash isn't over, whatever state believes: its login is passed on
+        // again. Those that are online state has seen.
+        let unanswered: HashSet<u64> = (0..self.connections.slots())
+            .filter_map(|slot| self.connections.get(slot))
+            .filter(|connection| matches!(connection.phase, Phase::Connecting | Phase::Authenticating))
+            .map(|connection| connection.serial)
+            .collect();
+        for ended in ended.iter().filter(|ended| !unanswered.contains(&ended.serial)) {
+            self.ended.told(ended, self.tick);
         }
     }
 

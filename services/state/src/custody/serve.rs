@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
@@ -42,7 +42,7 @@ pub(super) struct Custodian {
     pub(super) scratch: RefCell<Scratch>,
     pub(super) clock: Monotonic,
     pub(super) metrics: Metrics,
-    linked: Arc<AtomicBool>,
+    linked: Arc<AtomicU32>,
     times: CustodyTimes,
     events: mpsc::Sender<CustodyEvent>,
     connections: Cell<usize>,
@@ -157,9 +157,8 @@ impl Custodian {
         let mut swept = Instant::now();
         loop {
             ticks.tick().await;
-            if self.linked.load(Ordering::Relaxed) {
-                self.store.borrow_mut().seen(self.clock.now());
-            }
+            let linked = self.linked.load(Ordering::Relaxed);
+            self.store.borrow_mut().seen(linked, self.clock.now());
             self.bury().await;
             if swept.elapsed() >= self.times.sweep {
                 self.sweep().await;

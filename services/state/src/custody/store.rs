@@ -168,9 +168,13 @@ impl<D> Store<D> {
         true
     }
 
-    /// A gateway is linked, though it has no connection here: it isn't away, it only can't deposit.
-    pub(super) fn seen(&mut self, now: CoarseInstant) {
-        if let Some(since) = &mut self.away_since {
+    /// The gateway of this incarnation is linked (0: none). If it is the one that deposited, it isn't away, it only can't reach the
+    /// custodian. A later one that never came here does without custody, and what the one before left is nobody's.
+    pub(super) fn seen(&mut self, incarnation: u32, now: CoarseInstant) {
+        if incarnation > 0
+            && incarnation <= self.highest
+            && let Some(since) = &mut self.away_since
+        {
             *since = now;
         }
     }

@@ -113,6 +113,12 @@ impl Backlog {
         self.sent < self.events.len().min(WINDOW)
     }
 
+    /// Events that settle an ended connection, each with its serial.
+    pub fn owed(&self) -> impl Iterator<Item = (u64, &ConnectionEvent)> {
+        let settling = self.events.iter().filter(|(_, serial)| *serial != 0);
+        settling.map(|(event, serial)| (*serial, event))
+    }
+
     /// Events not acknowledged yet.
     #[must_use]
     pub fn len(&self) -> usize {

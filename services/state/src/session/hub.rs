@@ -173,7 +173,11 @@ impl Hub {
         let changed = self.hello.as_ref().is_none_or(|old| {
             (&old.instance, old.incarnation, old.shards) != (&hello.instance, hello.incarnation, hello.shards)
         });
-        if !changed {
+        let is_late = self
+            .hello
+            .as_ref()
+            .is_some_and(|old| old.instance == hello.instance && hello.incarnation < old.incarnation);
+        if !changed || is_late {
             return;
         }
         tracing::info!(
@@ -387,10 +391,13 @@ impl Hub {
         }
     }
 
-    /// Whether any of the gateway's shards is linked.
+    /// The gateway's incarnation while any of its shards is linked; 0 while none is.
     #[must_use]
-    pub fn is_linked(&self) -> bool {
-        self.workers.iter().any(|worker| worker.live)
+    pub fn linked_incarnation(&self) -> u32 {
+        match &self.hello {
+            Some(hello) if self.workers.iter().any(|worker| worker.live) => hello.incarnation,
+            _ => 0,
+        }
     }
 
     /// How many workers there are.

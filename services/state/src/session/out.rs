@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 use imaccess_proto::v1::{
-    CloseConnection, GroupFrame, GroupPresence, LinkPolicy, LoginResult, Membership, Outcome, Quiesce,
-    RouteAnnouncement, RouteRetraction, SessionRow, StateBatch, Unicast,
+    CloseConnection, EndedConnection, GroupFrame, GroupPresence, LinkPolicy, LoginResult, Membership,
+    Outcome, Quiesce, RouteAnnouncement, RouteRetraction, SessionRow, StateBatch, Unicast,
 };
 use imaccess_wire::Code;
 use imaccess_wire::frame::{Accepted, Close, Reply};
@@ -201,6 +201,12 @@ impl LinkOut {
     pub fn session_row(&mut self, row: SessionRow) {
         self.other_bytes += 32 + row.ticket.len();
         self.batch.sessions.push(row);
+    }
+
+    /// A connection that ended, for a gateway that may not know of it.
+    pub fn ended(&mut self, ended: EndedConnection) {
+        self.other_bytes += 32 + ended.ticket.len();
+        self.batch.ended.push(ended);
     }
 
     /// Nothing is owed any more of an ended connection.

@@ -371,9 +371,12 @@ fn a_gateway_that_is_linked_is_not_away_though_it_deposits_nothing() {
     store.deposit(number, socket(1), 10);
     assert!(store.leave(number, at(2_000)));
     for now in [2_005, 2_050, 2_500] {
-        store.seen(at(now));
+        store.seen(1, at(now));
         assert!(store.due(at(now)).listeners.is_empty() && store.due(at(now)).sockets.is_none());
     }
+    // A later one that does without custody.
+    store.seen(2, at(2_550));
+    store.seen(0, at(2_560));
     assert!(store.due(at(2_589)).sockets.is_none());
     assert_eq!(store.due(at(2_590)).sockets, Some(vec![10]));
 }

@@ -142,6 +142,65 @@ impl Machine {
         }
     }
 
+    /// Tells a gateway process that has taken over of all that ended and isn't settled: the one before may have died with its
+    /// list, and without it the next sidecar would never tell businesses of these.
+    pub(super) fn list_ended(&mut self, now: Now) {
+        if self.generation < 2 || self.link_state == LinkState::Down {
+            return;
+        }
+        let window = self.resume_window();
+        let mut until = HashMap::new();
+        let suspended = self.suspended.iter();
+        let restored = self.restored_suspended.iter().map(|entry| &entry.0);
+        for &(at, key, phase_no) in suspended.chain(restored) {
+            if self.is_suspended_since(key, phase_no) {
+                until.insert(key, at);
+            }
+        }
+        for index in 0..self.table.end() {
+            let Some(key) = self.table.key_at(index) else {
+                continue;
+            };
+            let Some(record) = self.table.get(key) else {
+                continue;
+            };
+            if record.phase == Phase::Online || record.serial == 0 {
+                continue;
+            }
+            let (serial, code) = (record.serial, u32::from(record.reason));
+            let left = until.get(&key).map_or(0, |at| at.saturating_sub(now.micros));
+            let Some(ticket) = self.sealed(key, now) else {
+                continue;
+            };
+            self.link.ended(EndedConnection {
+                serial,
+                ticket,
+                code,
+                age_ms: u32::try_from(window.saturating_sub(left) / 1_000).unwrap_or(u32::MAX),
+            });
+        }
+        // Sessions that are over, of which a business hasn't acknowledged the event.
+        let mut owed = HashMap::new();
+        for business in &self.businesses {
+            owed.extend(business.events.owed());
+        }
+        let over: Vec<EndedConnection> = owed
+            .into_iter()
+            .filter_map(|(serial, event)| {
+                let id = event.session[..].try_into().ok()?;
+                Some(EndedConnection {
+                    serial,
+                    ticket: self.seal(id, event.epoch, &event.app, &event.device, now),
+                    code: event.reason,
+                    age_ms: u32::try_from(window / 1_000).unwrap_or(u32::MAX),
+                })
+            })
+            .collect();
+        for ended in over {
+            self.link.ended(ended);
+        }
+    }
+
     /// A connection that ended and that the gateway doesn't know to be settled.
     pub(super) fn ended_row(&mut self, ended: &EndedConnection, now: Now) {
         let serial = ended.serial;

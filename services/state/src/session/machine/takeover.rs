@@ -214,21 +214,35 @@ impl Machine {
         if !row.ticket.is_empty() || self.generation < 2 {
             return;
         }
-        let Some(record) = self.table.get(key) else { return };
-        let lifetime = self.settings.ticket_lifetime.as_secs();
-        let ticket = Ticket {
-            session: SessionId(record.id),
-            epoch: Epoch(record.epoch),
-            expires_unix_s: u32::try_from(now.unix_ms / 1_000 + lifetime).unwrap_or(u32::MAX),
-            app: record.who.app().to_owned(),
-            device: record.who.device().to_owned(),
+        let Some(ticket) = self.sealed(key, now) else {
+            return;
         };
-        let sealed = self.shared.tickets.seal(&ticket);
         self.link.session_row(SessionRow {
             handle: row.handle,
-            ticket: sealed.map_or_else(|_| Bytes::new(), |sealed| Bytes::copy_from_slice(&sealed)),
+            ticket,
             ping_interval_s: self.ping_interval_s(),
         });
+    }
+
+    /// A session's ticket, sealed anew; empty without a key.
+    pub(super) fn sealed(&self, key: Key, now: Now) -> Option<Bytes> {
+        let record = self.table.get(key)?;
+        let (app, device) = (record.who.app(), record.who.device());
+        Some(self.seal(record.id, record.epoch, app, device, now))
+    }
+
+    /// A ticket; empty without a key.
+    pub(super) fn seal(&self, id: [u8; 16], epoch: u64, app: &str, device: &str, now: Now) -> Bytes {
+        let lifetime = self.settings.ticket_lifetime.as_secs();
+        let ticket = Ticket {
+            session: SessionId(id),
+            epoch: Epoch(epoch),
+            expires_unix_s: u32::try_from(now.unix_ms / 1_000 + lifetime).unwrap_or(u32::MAX),
+            app: app.to_owned(),
+            device: device.to_owned(),
+        };
+        let sealed = self.shared.tickets.seal(&ticket);
+        sealed.map_or_else(|_| Bytes::new(), |sealed| Bytes::copy_from_slice(&sealed))
     }
 
     /// A gateway process that has just begun knows no memberships.
@@ -282,6 +296,9 @@ impl Machine {
             }
         }
         self.restored = true;
+        if self.sync.taken_over {
+            self.list_ended(now);
+        }
         let lost = std::mem::take(&mut self.sync).lost_frames;
         if lost > 0 {
             self.shared.metrics.frames_lost.inc_by(lost);

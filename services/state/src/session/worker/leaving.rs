@@ -36,6 +36,8 @@ impl Worker {
     /// Begins to leave.
     pub(super) fn begin_leaving(&mut self) {
         self.leaving = if self.machine.begin_leaving() {
+            // The stream goes on; if it breaks, none is begun anew, for requests that came by it would never be answered.
+            self.leaving_link.cancel();
             Leaving::Asked(self.now().micros)
         } else {
             self.leave_alone()

@@ -319,7 +319,6 @@ impl Gate {
             conns.insert(handle, conn);
         }
         self.conns = conns;
-        // The tickets of ended connections are kept, for there is nowhere else to have them from.
     }
 
     fn kill_gateway(&mut self) {
@@ -340,6 +339,8 @@ impl Gate {
         if self.rng.bool() {
             self.answer();
         }
+        // Its list of ended connections dies with it: state has to tell the next one.
+        self.ended.clear();
         self.adopt();
         self.link(Takeover::Crashed);
         self.settle();
@@ -586,9 +587,19 @@ impl Gate {
             }
             self.end(close.handle, Code::from_u16(close.code as u16).unwrap());
         }
+        for ended in &batch.ended {
+            // One whose login wasn't answered before the crash isn't over, whatever state believes: it is sent again.
+            if self.conns.values().any(|conn| conn.serial == ended.serial) {
+                continue;
+            }
+            let since = self.now.unix_ms - u64::from(ended.age_ms);
+            self.ended
+                .insert(ended.serial, (ended.ticket.clone(), ended.code, since));
+        }
         for serial in &batch.settled {
+            let connected = |conn: &Conn| conn.serial == *serial && conn.online;
             assert!(
-                self.conns.values().all(|conn| conn.serial != *serial),
+                !self.conns.values().any(connected),
                 "settled while it is connected"
             );
             self.ended.remove(serial);
