@@ -202,13 +202,14 @@ fn pids(cluster: &mut Cluster, part: &str) -> Result<Vec<u32>> {
         .collect()
 }
 
-/// Memory of the parts of one kind: PSS, in bytes.
+/// Memory of the parts of one kind: the anonymous part of PSS, in bytes. The rest is the program's file, of which each process
+/// is charged a share that depends on how many others have it mapped just now.
 ///
 /// # Errors
 /// When a process has gone.
 pub fn memory(cluster: &mut Cluster, part: &str) -> Result<u64> {
     let pids = pids(cluster, part)?;
-    let samples = pids.into_iter().map(|pid| Ok(ProcessSample::of(pid)?.pss_bytes));
+    let samples = pids.into_iter().map(|pid| Ok(ProcessSample::of(pid)?.user_bytes));
     samples.sum()
 }
 

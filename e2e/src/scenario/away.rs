@@ -62,7 +62,7 @@ pub(super) async fn state(size: Size, seed: u64) -> Result<Report> {
     let retries = while_away.retries - before.retries;
     report.exactly("no_retry_meanwhile", f64::from(u8::from(retries == 0)), 0.0);
     report.exactly("pings_without_pong", count(plain.pings - plain.pongs), 0.0);
-    verdict::nothing_lost(&testimony, &mut report);
+    verdict::nothing_lost_untold(&testimony, &mut report);
     cluster.stop(&[]).await?;
     Ok(report)
 }

@@ -114,7 +114,7 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
         count(plain.not_resumed + sdk.not_resumed),
         0.0,
     );
-    report.exactly("sdk_lost_requests", count(sdk.lost), 0.0);
+    report.exactly("sdk_lost_requests", count(sdk.lost + sdk.told_retry), 0.0);
     report.exactly("sdk_doubled_replies", count(sdk.doubled), 0.0);
     verdict::nothing_forged(&testimony, &mut report);
     judge_events(&events, &present, &mut report);

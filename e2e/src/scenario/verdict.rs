@@ -47,6 +47,12 @@ pub(super) fn note(testimony: &Testimony, report: &mut Report) {
 
 /// What must hold when nothing may be noticed at all: no close, no refused connect, every request one good answer.
 pub(super) fn nothing_lost(testimony: &Testimony, report: &mut Report) {
+    report.exactly("told_retry_to_the_end", count(testimony.sdk.told_retry), 0.0);
+    nothing_lost_untold(testimony, report);
+}
+
+/// The same where a request may be answered `retry` until nobody waits for it any more.
+pub(super) fn nothing_lost_untold(testimony: &Testimony, report: &mut Report) {
     let (plain, sdk) = (&testimony.plain, &testimony.sdk);
     let both = |of: fn(&crate::witness::tally::Tally) -> u64| count(of(plain) + of(sdk));
     report.exactly("closed", both(|tally| tally.closed()), 0.0);

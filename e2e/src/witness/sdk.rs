@@ -115,10 +115,13 @@ async fn request(ground: &Ground, client: &imaccess_sdk::Client, due: Duration, 
             }
         }
         Err(RequestError::Refused { number, .. }) => tally.answered(due, took, number),
-        Err(error) => tally.lost(
-            due,
-            format!("{}, due at {due:?}: {error}", device(origin.who - FIRST)),
-        ),
+        Err(error) => {
+            let what = format!("{}, due at {due:?}: {error}", device(origin.who - FIRST));
+            match error {
+                RequestError::DeadlineExceeded { last } if last.retryable() => tally.told_retry(due, what),
+                _ => tally.lost(due, what),
+            }
+        }
     }
 }
 

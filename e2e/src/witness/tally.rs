@@ -17,6 +17,8 @@ pub struct Tally {
     pub retries: u64,
     /// Requests that nothing answered within 20 s of an attempt.
     pub lost: u64,
+    /// Requests of an SDK client that were answered `retry` (or the like) until nobody waited for them any more.
+    pub told_retry: u64,
     /// Answers after that.
     pub late: u64,
     /// Second answers.
@@ -129,6 +131,13 @@ impl Tally {
         self.example(what);
     }
 
+    /// A request that was due then was answered `retry` to the end.
+    pub fn told_retry(&mut self, due: Duration, what: String) {
+        self.told_retry += 1;
+        self.samples.push(Sample { due, took: LOST });
+        self.example(what);
+    }
+
     /// Something to look at.
     pub fn example(&mut self, what: String) {
         if self.examples.len() < EXAMPLES {
@@ -190,6 +199,7 @@ impl Tally {
             ("requests", self.sent),
             ("retries", self.retries),
             ("lost", self.lost),
+            ("told_retry", self.told_retry),
             ("late", self.late),
             ("doubled", self.doubled),
             ("foreign", self.foreign),
