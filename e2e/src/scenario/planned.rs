@@ -104,7 +104,7 @@ pub(super) async fn hundred_upgrades(size: Size, seed: u64) -> Result<Report> {
             late.push(Footprint::of(&mut cluster, &witness).await?);
         }
     }
-    let (early, late) = (Footprint::median(early)?, Footprint::median(late)?);
+    let (early, late) = (Footprint::median(&early)?, Footprint::median(&late)?);
     // In the cycles every process is young. What one keeps of each other process shows only in one that stays, and while nothing is
     // asked, for kept replies take memory too.
     witness.quiet().await?;
@@ -226,7 +226,7 @@ impl Footprint {
     }
 
     /// The median of each figure.
-    fn median(all: Vec<Self>) -> Result<Self> {
+    fn median(all: &[Self]) -> Result<Self> {
         let middle = |of: &dyn Fn(&Self) -> u64| {
             let mut values: Vec<u64> = all.iter().map(of).collect();
             values.sort_unstable();

@@ -149,7 +149,7 @@ impl Inheritance {
             let before = record
                 .as_ref()
                 .map(|record| record.shard)
-                .or(known.map(|(shard, _)| shard))
+                .or_else(|| known.map(|(shard, _)| shard))
                 .unwrap_or(0);
             inheritance.connections[shard_of(before, shards)].push(Adopted {
                 socket: ClientSocket::new(descriptor),

@@ -61,10 +61,6 @@ pub(crate) struct Connection {
     /// What the kernel didn't take.
     pub(crate) queue: Option<Box<OutQueue>>,
     /// What state hasn't answered.
-    #[expect(
-        clippy::box_collection,
-        reason = "a vector in place would be 24 bytes for connections that ask nothing"
-    )]
     pub(crate) unanswered: Option<Box<Unanswered>>,
     /// Peer address, kept only before login and where there is a limit per address.
     pub(crate) address: Option<Box<IpAddr>>,
