@@ -6,7 +6,7 @@ use imaccess_net::epoll::Interest;
 use imaccess_net::wheel::Tick;
 use imaccess_proto::v1::{HandedEnded, HandedOver, HandedPhase, Takeover};
 use imaccess_wire::Code;
-use imaccess_wire::header::{FLAG_IGNORABLE, MAGIC, VERSION};
+use imaccess_wire::header::{FLAG_IGNORABLE, FrameType, MAGIC, VERSION};
 
 use super::Shard;
 use super::connection::{Connection, Partial, Phase};
@@ -18,7 +18,16 @@ use crate::takeover::plan::{self, As, Fate, Why};
 /// Connections told per turn that frames may be lost.
 const REPEATS_PER_TURN: u32 = 256;
 /// A REPEAT frame (PROTOCOL.md 2.13), which has no body.
-const REPEAT: [u8; 8] = [MAGIC, VERSION, 17, FLAG_IGNORABLE, 0, 0, 0, 0];
+const REPEAT: [u8; 8] = [
+    MAGIC,
+    VERSION,
+    FrameType::Repeat as u8,
+    FLAG_IGNORABLE,
+    0,
+    0,
+    0,
+    0,
+];
 
 impl Shard {
     /// Takes the connections over that come to this shard, and ends those that can't go on.
@@ -238,6 +247,7 @@ mod tests {
         use imaccess_wire::header::split;
         let frame = split(&REPEAT, Limits::default()).unwrap().unwrap();
         assert!(frame.rest.is_empty() && frame.body().is_empty());
+        assert_eq!(frame.header.kind, Some(FrameType::Repeat));
         assert_eq!(frame.header.flags & FLAG_IGNORABLE, FLAG_IGNORABLE);
     }
 }
