@@ -31,9 +31,22 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "imaccess-net",
             "imaccess-proto",
             "imaccess-common",
+            "imaccess-pods",
         ],
     ),
-    ("imaccess-ipconfig", &["imaccess-common"]),
+    // The pod watch, for the two parts that must know which gateways there are.
+    ("imaccess-pods", &[]),
+    ("imaccess-ipconfig", &["imaccess-common", "imaccess-pods"]),
+    ("imaccess-operator-api", &[]),
+    ("imaccess-operator-plan", &["imaccess-operator-api"]),
+    (
+        "imaccess-operator-controller",
+        &[
+            "imaccess-operator-api",
+            "imaccess-operator-plan",
+            "imaccess-common",
+        ],
+    ),
     ("imaccess-sdk", &["imaccess-wire"]),
     // The load generator must measure parts from outside: it knows protocols, never a service's inside.
     (
@@ -57,6 +70,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "imaccess-ipconfig",
             "imaccess-sdk",
             "imaccess-bench",
+            "imaccess-operator-api",
+            "imaccess-operator-controller",
         ],
     ),
     (
@@ -71,6 +86,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "imaccess-ipconfig",
             "imaccess-sdk",
             "imaccess-bench",
+            "imaccess-operator-api",
         ],
     ),
     ("xtask", &[]),

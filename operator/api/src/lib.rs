@@ -1,0 +1,1 @@
+//! `ImAccessCluster`, the custom resource: its types, schema and validation.

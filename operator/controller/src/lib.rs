@@ -1,0 +1,1 @@
+//! Observes, plans, applies: the only part of imaccess that writes to Kubernetes.
