@@ -1,6 +1,7 @@
 //! `spec.businesses[]`: the services behind the connections.
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::quantity::Quantity;
@@ -16,7 +17,10 @@ pub struct BusinessSpec {
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub id: i32,
     /// The name that people and commands use.
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9_.]*[a-z0-9])?$"))]
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9_.]*[a-z0-9])?$")
+    )]
     pub name: String,
     /// Where its gRPC server listens, such as `http://echo.default.svc:9000`.
     #[schemars(length(min = 10, max = 512))]
@@ -54,7 +58,7 @@ pub struct BusinessSpec {
 }
 
 /// What becomes of a message for a connection whose queue is full.
-#[derive(KubeSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SlowConsumer {
     /// The oldest make room.
     #[default]

@@ -1,6 +1,7 @@
 //! The resource itself.
 
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::business::BusinessSpec;
@@ -112,7 +113,7 @@ pub struct ImAccessClusterSpec {
 }
 
 /// When the kubelet pulls an image.
-#[derive(KubeSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ImagePullPolicy {
     /// When it isn't on the node yet.
     #[default]

@@ -59,13 +59,28 @@ fn value() -> Value {
     value
 }
 
-/// Takes out what API servers warn about: number formats are Rust's way to say a range, and 1.34 doesn't know them.
+/// Takes out what API servers warn about or refuse: number formats are Rust's way to say a range, and 1.34 doesn't know them;
+/// of a quantity, what has become of its two types. Whole bounds are written as such.
 fn tidy(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
-            let number = matches!(fields.get("type").and_then(Value::as_str), Some("integer" | "number"));
+            let number = matches!(
+                fields.get("type").and_then(Value::as_str),
+                Some("integer" | "number")
+            );
             if number && fields.get("format").is_some_and(Value::is_string) {
                 fields.remove("format");
+            }
+            if fields.contains_key("x-kubernetes-int-or-string") {
+                fields.remove("anyOf");
+                fields.remove("nullable");
+            }
+            for bound in ["minimum", "maximum"] {
+                if let Some(value) = fields.get_mut(bound)
+                    && let Some(number) = value.as_f64().filter(|number| number.fract() == 0.0)
+                {
+                    *value = json!(number as i64);
+                }
             }
             fields.values_mut().for_each(tidy);
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::options::{Resources, Scheduling};
@@ -92,7 +93,7 @@ pub struct Listener {
 }
 
 /// A client protocol.
-#[derive(KubeSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// Frames over TCP.
@@ -118,7 +119,7 @@ pub struct Exposure {
 }
 
 /// The kind of a gateway's address.
-#[derive(KubeSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExposureType {
     /// The pod's own address: clients must be in the pods' network.
     #[default]

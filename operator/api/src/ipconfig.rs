@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::options::{Resources, Scheduling};
@@ -83,7 +84,7 @@ pub struct IpconfigService {
 }
 
 /// The type of a Service.
-#[derive(KubeSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceType {
     /// Within the cluster.
     #[default]

@@ -4,6 +4,11 @@
 //! what the operator answers is in [`status`]. [`crd`] makes the CustomResourceDefinition of them, [`reference`] the page
 //! for people. What isn't built yet isn't here: a field that nothing obeys would be a lie.
 
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema's derive repeats each type, as it stands, inside a function"
+)]
+
 pub mod business;
 pub mod cluster;
 pub mod condition;

@@ -120,7 +120,10 @@ fn describe(field: &Value) -> String {
 
 fn rules_of(field: &Value) -> Vec<String> {
     let rules = field.get("x-kubernetes-validations").and_then(Value::as_array);
-    let message = |rule: &Value| rule.as_object().map(|rule: &Map<String, Value>| rule["message"].clone());
+    let message = |rule: &Value| {
+        rule.as_object()
+            .map(|rule: &Map<String, Value>| rule["message"].clone())
+    };
     rules
         .into_iter()
         .flatten()

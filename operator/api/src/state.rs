@@ -89,9 +89,7 @@ impl Default for SidecarSpec {
 
 impl Default for PushSpec {
     fn default() -> Self {
-        Self {
-            audience: audience(),
-        }
+        Self { audience: audience() }
     }
 }
 

@@ -13,7 +13,10 @@ fn generated_files_are_up_to_date() {
         ("docs/reference.md", reference::page()),
     ] {
         let there = std::fs::read_to_string(root.join(path)).unwrap_or_default();
-        assert!(there == text, "{path} is stale: run `cargo xtask gen` and commit what it writes");
+        assert!(
+            there == text,
+            "{path} is stale: run `cargo xtask gen` and commit what it writes"
+        );
     }
 }
 
