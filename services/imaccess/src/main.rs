@@ -11,7 +11,9 @@ mod connect;
 mod control;
 mod echo;
 mod exit;
+mod kubectl;
 mod part;
+mod probe;
 mod push;
 mod run;
 mod state;
@@ -59,11 +61,16 @@ enum Verb {
     Upgrade(upgrade::UpgradeArgs),
     /// Print which generations of each format this binary speaks
     Compat(compat::CompatArgs),
+    /// Ask a page and print its answer; exit status 0 if that is a good one
+    Probe(probe::ProbeArgs),
     /// Print the version
     Version,
 }
 
 fn main() -> ExitCode {
+    if kubectl::is_plugin() {
+        return kubectl::main();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -88,6 +95,7 @@ fn main() -> ExitCode {
         Verb::Echo(arguments) => echo::run(&arguments),
         Verb::Upgrade(arguments) => upgrade::run(&arguments),
         Verb::Compat(arguments) => compat::run(&arguments),
+        Verb::Probe(arguments) => probe::run(&arguments),
         Verb::Version => {
             terminal::line(concat!("imaccess ", env!("CARGO_PKG_VERSION")));
             Ok(ExitCode::SUCCESS)
@@ -123,6 +131,7 @@ mod tests {
             "gateway --config f --exit-with-parent",
             "compat",
             "compat --json",
+            "probe http://127.0.0.1:9300/readyz --timeout 10s",
             "upgrade gateway",
             "upgrade gateway --dir d --part gateway-0 --binary b --json",
             "upgrade state --part state-0",
