@@ -113,11 +113,9 @@ mod tests {
     use super::*;
 
     fn pod(status: serde_json::Value) -> Pod {
-        serde_json::from_value(serde_json::json!({
-            "metadata": {"name": "demo-gateway-a", "namespace": "chat"},
-            "status": status,
-        }))
-        .unwrap()
+        let mut pod = serde_json::json!({"metadata": {"name": "demo-gateway-a", "namespace": "chat"}});
+        pod["status"] = status;
+        serde_json::from_value(pod).unwrap()
     }
 
     fn waits(reason: &str, message: &str) -> Pod {
