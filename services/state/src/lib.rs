@@ -9,6 +9,7 @@
 //! ([`session::machine`]) awaits nothing and reads no clock; a dependency's outage never closes a client's
 //! connection.
 
+mod accepted;
 pub mod business;
 mod config;
 mod custody;
