@@ -56,11 +56,7 @@ impl AsyncRead for Accepted {
 }
 
 impl AsyncWrite for Accepted {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Accepted::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Accepted::Secure(stream) => Pin::new(stream).poll_write(context, bytes),

@@ -16,3 +16,8 @@ mod custody;
 pub mod routing;
 pub mod session;
 pub mod sidecar;
+
+/// The throw-away authorities of `imaccess-common`'s tests: its own test code is no part of its library.
+#[cfg(test)]
+#[path = "../../common/src/tls/tests/authority.rs"]
+mod authority;

@@ -316,7 +316,8 @@ impl Stream for Incoming {
 /// A connection that got through the handshake.
 #[derive(Debug)]
 pub struct TlsConnection {
-    stream: TlsStream<TcpStream>,
+    /// More than a kilobyte, which is moved about otherwise.
+    stream: Box<TlsStream<TcpStream>>,
     peer: Peer,
     address: SocketAddr,
 }
@@ -326,7 +327,7 @@ impl TlsConnection {
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let names = certificate.map(names).unwrap_or_default();
         TlsConnection {
-            stream,
+            stream: Box::new(stream),
             peer: Peer { names: names.into() },
             address,
         }

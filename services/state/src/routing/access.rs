@@ -2,6 +2,8 @@
 
 mod gate;
 mod keys;
+#[cfg(test)]
+pub(crate) mod testing;
 mod token;
 
 use std::collections::{HashMap, HashSet};

@@ -80,7 +80,10 @@ impl Gate {
     }
 
     /// Takes other businesses, with their pushers, from the next call on.
-    #[expect(dead_code, reason = "called by whoever reads the businesses again while the replica runs")]
+    #[expect(
+        dead_code,
+        reason = "called by whoever reads the businesses again while the replica runs"
+    )]
     pub(crate) fn set_businesses(&self, businesses: &[BusinessConfig]) {
         if let Some(table) = &self.table {
             table.store(Arc::new(Table::new(&self.clients, businesses)));
@@ -129,12 +132,10 @@ impl Gate {
         bearer: Option<&str>,
         business: u32,
     ) -> Result<(), Refusal> {
-        let mut caller = Caller {
-            names,
-            account: None,
-        };
-        // A certificate that is enough spares the token's signature.
-        if let (Some(keys), Some(token), false) = (&self.keys, bearer, table.load().knows(&caller.names)) {
+        let mut caller = Caller { names, account: None };
+        // A certificate that is enough spares the token's check.
+        let enough = table.load().knows(&caller.names);
+        if let (Some(keys), Some(token), false) = (&self.keys, bearer, enough) {
             caller.account = Some(keys.account(token).await?);
         }
         authorize(&caller, business, &table.load())

@@ -73,8 +73,7 @@ impl KeySet {
         struct Set {
             keys: Vec<serde_json::Value>,
         }
-        let set: Set =
-            serde_json::from_slice(text).map_err(|fault| format!("it is no key set: {fault}"))?;
+        let set: Set = serde_json::from_slice(text).map_err(|fault| format!("it is no key set: {fault}"))?;
         let keys: HashMap<String, Key> = set.keys.into_iter().filter_map(usable).collect();
         if keys.is_empty() {
             return Err("none of its keys has an id and is RS256, ES256 or ES384".to_owned());
@@ -103,10 +102,7 @@ fn usable(key: serde_json::Value) -> Option<(String, Key)> {
         _ => return None,
     };
     let said = jwk.common.key_algorithm.map(|said| said.to_string());
-    let for_signatures = matches!(
-        jwk.common.public_key_use,
-        None | Some(PublicKeyUse::Signature)
-    );
+    let for_signatures = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
     if !for_signatures || said.is_some_and(|said| said != format!("{algorithm:?}")) {
         return None;
     }
@@ -144,10 +140,7 @@ pub(super) fn verify(
     expected: &Expected,
     now_unix_s: u64,
 ) -> Result<ServiceAccount, TokenRefusal> {
-    let key = keys
-        .keys
-        .get(&key_id(token)?)
-        .ok_or(TokenRefusal::UnknownKey)?;
+    let key = keys.keys.get(&key_id(token)?).ok_or(TokenRefusal::UnknownKey)?;
     let mut validation = Validation::new(key.algorithm);
     validation.set_audience(&[&expected.audience]);
     validation.set_issuer(&[&expected.issuer]);
