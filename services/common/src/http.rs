@@ -28,7 +28,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::fetch::{FetchError, fetch};
+pub use self::fetch::{FetchError, ask, fetch};
 use crate::tls::{Incoming as TlsIncoming, TlsConnection};
 
 /// How long accepting pauses when the process is out of descriptors or memory: long enough not to spin.

@@ -1,11 +1,12 @@
-//! One small document by one GET: the key set of an API server, which is asked a few times an hour.
+//! One request on a connection of its own: the key set of an API server, the control pages of a gateway; what is asked a
+//! few times an hour.
 
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Request, StatusCode, Uri, header};
+use axum::http::{Method, Request, StatusCode, Uri, header};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -13,7 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::tls::{ClientTls, TlsError};
 
-/// Why a document couldn't be fetched.
+/// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// The address has another form than `http://host[:port]/path`, or `https://…`.
@@ -59,6 +60,35 @@ pub async fn fetch(
         .unwrap_or(Err(FetchError::Deadline(deadline)))
 }
 
+/// Asks a server that knows this side by its certificate: `address` is `host:port`, and the server must have the name that
+/// `tls` expects. Returns whatever it answers, `most` bytes of body at most, within `deadline`.
+///
+/// # Errors
+/// [`FetchError`]. With TLS 1.3 a certificate that isn't accepted shows as [`FetchError::Exchange`].
+pub async fn ask(
+    tls: &ClientTls,
+    address: &str,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+    deadline: Duration,
+    most: usize,
+) -> Result<(StatusCode, Vec<u8>), FetchError> {
+    let asked = async {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, address)
+            .body(Body::from(body))
+            .map_err(|_| FetchError::Address(format!("{address}{path}")))?;
+        let stream = tls.connect(address).await.map_err(FetchError::Connect)?;
+        exchange(stream, request, most).await
+    };
+    tokio::time::timeout(deadline, asked)
+        .await
+        .unwrap_or(Err(FetchError::Deadline(deadline)))
+}
+
 async fn fetch_unbounded(
     url: &str,
     authority: Option<&Path>,
@@ -91,14 +121,27 @@ async fn fetch_unbounded(
         let name = host.trim_start_matches('[').trim_end_matches(']');
         let tls = ClientTls::http_once(authority, name)?;
         let stream = tls.connect(&address).await.map_err(FetchError::Connect)?;
-        exchange(stream, request, most).await
+        whole(exchange(stream, request, most).await?)
     } else {
         let stream = TcpStream::connect(&address).await.map_err(FetchError::Connect)?;
-        exchange(stream, request, most).await
+        whole(exchange(stream, request, most).await?)
     }
 }
 
-async fn exchange<S>(stream: S, request: Request<Body>, most: usize) -> Result<Vec<u8>, FetchError>
+/// Only a document is one.
+fn whole((status, body): (StatusCode, Vec<u8>)) -> Result<Vec<u8>, FetchError> {
+    if status == StatusCode::OK {
+        Ok(body)
+    } else {
+        Err(FetchError::Status(status))
+    }
+}
+
+async fn exchange<S>(
+    stream: S,
+    request: Request<Body>,
+    most: usize,
+) -> Result<(StatusCode, Vec<u8>), FetchError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -107,12 +150,10 @@ where
         .map_err(FetchError::Exchange)?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(FetchError::Exchange)?;
-        if response.status() != StatusCode::OK {
-            return Err(FetchError::Status(response.status()));
-        }
+        let status = response.status();
         axum::body::to_bytes(Body::new(response.into_body()), most)
             .await
-            .map(Vec::from)
+            .map(|body| (status, Vec::from(body)))
             .map_err(FetchError::Body)
     };
     tokio::pin!(connection, answer);

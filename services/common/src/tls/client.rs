@@ -87,6 +87,18 @@ impl ClientTls {
         ClientTls::once(authority, None, name, b"http/1.1")
     }
 
+    /// For HTTP/1, as the part that `identity` is: how the operator asks a gateway.
+    ///
+    /// # Errors
+    /// [`TlsError::Name`] for a name that no certificate can have.
+    pub fn http(identity: Arc<Identity>, name: &str) -> Result<ClientTls, TlsError> {
+        Ok(ClientTls {
+            source: Source::Part(identity),
+            name: server_name(name)?,
+            protocol: b"http/1.1",
+        })
+    }
+
     fn once(
         authority: &Path,
         own: Option<(&Path, &Path)>,

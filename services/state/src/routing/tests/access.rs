@@ -18,28 +18,39 @@ const ROUTING: &str = "routing.demo.default.imaccess.internal";
 const SIDECAR: &str = "sidecar.demo.default.imaccess.internal";
 const PUSH: &str = "push.demo.default.imaccess.internal";
 
-/// Files of a part, which must outlive it.
+/// Files of a part, which must outlive it, and what it counts.
 struct Part {
     files: Files,
+    identity: Arc<Identity>,
+    registry: Registry,
+}
+
+fn tls(files: &Files) -> TlsConfig {
+    TlsConfig {
+        certificate: files.path("tls.crt"),
+        key: files.path("tls.key"),
+        authority: files.path("ca.crt"),
+    }
 }
 
 impl Part {
     fn new(authority: &Authority, name: &str) -> Part {
+        let files = Files::new(&authority.issue(&[name]), &[authority]);
+        let registry = Registry::new();
+        let identity = Identity::load(tls(&files), TlsMetrics::register(&registry)).unwrap();
         Part {
-            files: Files::new(&authority.issue(&[name]), &[authority]),
+            files,
+            identity,
+            registry,
         }
     }
 
     fn config(&self) -> TlsConfig {
-        TlsConfig {
-            certificate: self.files.path("tls.crt"),
-            key: self.files.path("tls.key"),
-            authority: self.files.path("ca.crt"),
-        }
+        tls(&self.files)
     }
 
     fn identity(&self) -> Arc<Identity> {
-        Identity::load(self.config(), TlsMetrics::register(&Registry::new())).unwrap()
+        Arc::clone(&self.identity)
     }
 
     /// As a client of the push API.
@@ -118,7 +129,12 @@ async fn only_the_sidecar_with_the_right_certificate_is_heard() {
     let mut config = secured(&impostor, fixed(&[&a]));
     config.suspect_after = Duration::from_secs(1);
     let refused = Replica::start_with(config, None).await;
-    refused.metric("imaccess_routing_in_sync", 0).await;
+    let counter = "imaccess_tls_handshake_failures_total{reason=\"wrong_name\",side=\"server\"} ";
+    eventually(counter, async || {
+        imaccess_common::metrics::render(&right.registry).contains(counter)
+    })
+    .await;
+    refused.metric("imaccess_routing_feed_broken_total", 0).await;
     replica.stop().await;
     refused.stop().await;
 }
