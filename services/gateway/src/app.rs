@@ -13,6 +13,7 @@ use imaccess_common::admin::{AdminServer, Readiness};
 use imaccess_common::drain::Drain;
 use imaccess_common::metrics::ProcessMetrics;
 use imaccess_common::process::ProcessSample;
+use imaccess_common::tls::TlsError;
 use imaccess_net::cursors::{Cursors, MOST_SLOTS};
 use imaccess_net::socket::{Listener, StreamOptions};
 use imaccess_proto::v1::Held;
@@ -21,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::GatewayConfig;
+use crate::control::Control;
 use crate::handover::file;
 use crate::handover::lease::Handover;
 use crate::handover::page::{self, Page, TakeoverView};
@@ -69,6 +71,9 @@ pub enum BindError {
     /// What a former gateway left can't be taken back. It is still held: the former version can take it.
     #[error("what the gateway before left can't be taken back")]
     TakeBack(#[source] TakeBackError),
+    /// The certificate can't be used.
+    #[error("the certificate can't be used")]
+    Tls(#[from] TlsError),
     /// A thread can't be started.
     #[error("a shard's thread can't be started")]
     Thread(#[source] io::Error),
@@ -84,7 +89,9 @@ pub struct Gateway {
     cursors: Vec<Cursors>,
     inheritance: Inheritance,
     took: Duration,
+    registry: Registry,
     admin: AdminServer,
+    control: Option<Control>,
     /// Held for as long as the process has anything of the volume's.
     _lock: Lock,
 }
@@ -115,6 +122,8 @@ impl Gateway {
                 address: config.admin_listen,
                 source,
             })?;
+        let registry = Registry::new();
+        let control = Control::bind(&config, &registry).await?;
         let incarnation = volume::next_incarnation(&config.socket_dir, &config.instance).map_err(volume)?;
         let shards = config.shard_count();
         let mut inheritance = Inheritance::none(shards);
@@ -146,7 +155,9 @@ impl Gateway {
             cursors,
             inheritance,
             took: started.elapsed(),
+            registry,
             admin,
+            control,
             _lock: lock,
         })
     }
@@ -169,6 +180,12 @@ impl Gateway {
         self.admin.local_addr()
     }
 
+    /// Where the handover page is served under certificates, if it is.
+    #[must_use]
+    pub fn control_addr(&self) -> Option<SocketAddr> {
+        self.control.as_ref().map(Control::local_addr)
+    }
+
     /// The pod that this gateway is in.
     #[must_use]
     pub fn instance(&self) -> &str {
@@ -181,7 +198,7 @@ impl Gateway {
     /// # Errors
     /// When a shard's thread can't be started, or the handover file can't be written.
     pub async fn run(mut self, drain: Drain) -> Result<(), BindError> {
-        let registry = Registry::new();
+        let registry = std::mem::take(&mut self.registry);
         let metrics = Metrics::register(&registry);
         ProcessMetrics::register(&registry, "gateway", env!("CARGO_PKG_VERSION"));
         metrics
@@ -261,12 +278,17 @@ impl Gateway {
             "serving"
         );
         let stop_admin = CancellationToken::new();
-        let page = self.admin.serve(
-            registry,
-            readiness.clone(),
-            page::router(page),
-            stop_admin.clone(),
-        );
+        let mut extra = page::router(page);
+        if let Some(control) = self.control {
+            // From here on the admin address tells, and takes no orders.
+            let pages = std::mem::take(&mut extra);
+            tokio::spawn(control.serve(pages, stop_admin.clone()));
+        }
+        // The control address ends with this future, also when it is dropped.
+        let _stop_control = stop_admin.clone().drop_guard();
+        let page = self
+            .admin
+            .serve(registry, readiness.clone(), extra, stop_admin.clone());
         let (ended, shards_end) = tokio::sync::oneshot::channel();
         let joiner = move || {
             let mut left = Vec::new();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use imaccess_common::config::{ByteSize, duration};
+use imaccess_common::tls::TlsConfig;
 use serde::{Deserialize, Serialize};
 
 /// What can be set. The defaults serve one cluster on one machine.
@@ -28,6 +29,13 @@ pub struct GatewayConfig {
     pub custody: bool,
     /// Address of the metrics and health pages.
     pub admin_listen: SocketAddr,
+    /// This gateway's certificate, for `control_listen`.
+    pub tls: Option<TlsConfig>,
+    /// Address of the handover page under certificates. With it the admin address has that page no more; without, whoever
+    /// reaches the admin address may ask for a handover.
+    pub control_listen: Option<SocketAddr>,
+    /// Names of the certificates that may use `control_listen`.
+    pub control_clients: Vec<String>,
     /// Outbound bandwidth of this pod in bytes per second, declared; ipconfig ranks by what is left of it.
     pub bandwidth: ByteSize,
     /// Bounds.
@@ -100,6 +108,9 @@ impl Default for GatewayConfig {
             shards: 0,
             custody: true,
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls: None,
+            control_listen: None,
+            control_clients: Vec::new(),
             bandwidth: ByteSize(1_000_000_000),
             limits: GatewayLimits::default(),
             deadlines: GatewayDeadlines::default(),
@@ -167,6 +178,17 @@ impl GatewayConfig {
         }
         if self.limits.fanout_slice == 0 {
             return Err("limits.fanout_slice: at least 1".to_owned());
+        }
+        let given = [
+            self.tls.is_some(),
+            self.control_listen.is_some(),
+            !self.control_clients.is_empty(),
+        ];
+        if given.contains(&true) && given.contains(&false) {
+            return Err(
+                "control_listen: goes together with tls and control_clients, or all three are left out"
+                    .to_owned(),
+            );
         }
         if self.limits.connections == 0 {
             return Err("limits.connections: at least 1".to_owned());

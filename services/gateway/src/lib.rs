@@ -2,6 +2,7 @@
 //!
 //! - [`config`]: what can be set, with defaults that run.
 //! - [`app`]: binds everything, starts a thread per shard, runs until the drain ends.
+//! - `control`: where it is told what to do, under certificates.
 //! - `shard`: one OS thread, one epoll set, one slab of connections, one link stream to the state sidecar.
 //! - `link`: the gRPC service that the sidecar dials, one Unix socket per shard.
 //! - `takeover`: what a gateway begins with when it takes another process's place; `handover`: how one leaves.
@@ -12,6 +13,7 @@
 
 pub mod app;
 pub mod config;
+mod control;
 mod handover;
 mod limits;
 mod link;

@@ -127,6 +127,8 @@ mod tests {
             "connect --device alice --join lobby,hall --business 1",
             "push --device a,b --data hi --push http://127.0.0.1:8100",
             "push --group lobby --business echo --data hi",
+            "push --group lobby --data hi --push https://p:8100 --tls-ca f --tls-name n --token-file f",
+            "push --group lobby --data hi --push https://p:8100 --tls-ca f --tls-cert f --tls-key f",
             "state --role routing --config f --set push_listen=127.0.0.1:0 --print-config",
             "gateway --config f --exit-with-parent",
             "compat",
@@ -146,6 +148,8 @@ mod tests {
         for line in [
             "",
             "push --data hi",
+            "push --device a --data hi --tls-ca f --tls-cert f",
+            "push --device a --data hi --tls-key f",
             "push --device a --group g --data hi",
             "state",
             "call --data x",

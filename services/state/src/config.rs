@@ -7,6 +7,7 @@ use std::time::Duration;
 use imaccess_common::business::{self, BusinessConfig};
 use imaccess_common::config::{ByteSize, duration};
 use imaccess_common::ticket::{MAX_KEY_ID, TicketKeys};
+use imaccess_common::tls::TlsConfig;
 use imaccess_common::token::{DevelopmentVerifier, PublicKey};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,10 @@ pub struct SidecarConfig {
     pub custody_sockets: Duration,
     /// Where routing replicas dial.
     pub route_listen: SocketAddr,
+    /// This sidecar's certificate. With it routing replicas must have one too; without, routes are served in plain.
+    pub tls: Option<TlsConfig>,
+    /// Names of the certificates that may follow the routes; needed with `tls`.
+    pub route_clients: Vec<String>,
     /// Where `/metrics`, `/healthz` and `/readyz` are.
     pub admin_listen: SocketAddr,
     /// Whether there is a routing layer to wait for before a device is said to be offline.
@@ -134,6 +139,8 @@ impl Default for SidecarConfig {
             custody_listeners: Duration::from_secs(10),
             custody_sockets: Duration::from_secs(90),
             route_listen: SocketAddr::from(([0, 0, 0, 0], 7_300)),
+            tls: None,
+            route_clients: Vec::new(),
             admin_listen: SocketAddr::from(([0, 0, 0, 0], 9_301)),
             routing: RoutingMode::Required,
             ticket_keys: Vec::new(),
@@ -180,6 +187,12 @@ impl SidecarConfig {
         }
         if self.max_in_flight == 0 || self.login_queue == 0 || self.token_checks_per_turn == 0 {
             return fault("max_in_flight, login_queue and token_checks_per_turn must be at least 1");
+        }
+        if self.tls.is_some() == self.route_clients.is_empty() {
+            return fault(
+                "tls and route_clients belong together: whose certificates may follow the routes must be said, and can only \
+                 be proved with certificates",
+            );
         }
         if self.businesses.len() > usize::from(u16::MAX) {
             return fault("there are more than 65,535 businesses");
@@ -302,6 +315,12 @@ mod tests {
             assert!(fault.contains(named), "{fault}");
         }
         assert!(with(9, 10).validate().is_ok());
+        let half = SidecarConfig {
+            route_clients: vec!["routing".to_owned()],
+            ..SidecarConfig::default()
+        };
+        let fault = half.validate().unwrap_err().to_string();
+        assert!(fault.contains("route_clients"), "{fault}");
         let bad = TicketKeyConfig {
             id: 1,
             key: "secret".to_owned(),

@@ -11,6 +11,7 @@
 //! and is complete by itself; a device is called offline only while the replica is in sync with every live instance;
 //! the membership source alone says which live; no lock is held over an await; every queue has a bound.
 
+mod access;
 mod calls;
 mod config;
 mod feed;
@@ -38,6 +39,7 @@ use imaccess_common::admin::{AdminServer, Condition, Readiness};
 use imaccess_common::drain::Drain;
 use imaccess_common::identity::InstanceId;
 use imaccess_common::metrics::ProcessMetrics;
+use imaccess_common::tls::{ClientTls, Clients, Identity, ServerTls, TlsError, TlsMetrics};
 use imaccess_proto::v1::push_server::PushServer;
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -46,9 +48,9 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
-pub use self::config::{MembersConfig, RoutingConfig};
+use self::access::{Gate, GateMetrics};
+pub use self::config::{MembersConfig, PushTokensConfig, RoutingConfig};
 use self::feed::{FeedTimes, WINDOW};
 use self::hub::Hub;
 pub use self::membership::Member;
@@ -57,6 +59,7 @@ use self::metrics::RoutingMetrics;
 use self::push::{MESSAGE_LIMIT, PushApi};
 pub use self::store::{Announcement, MemoryStore, Presence, Retraction, RouteStore, Sizes, StoreUnavailable};
 pub use self::table::{InstanceIndex, Route, Verdict};
+use crate::accepted::accepted;
 
 /// Calls in flight per connection; more wait at the caller.
 const CALLS_PER_CONNECTION: u32 = 1_024;
@@ -82,6 +85,9 @@ pub enum RoutingError {
         #[source]
         source: io::Error,
     },
+    /// The certificate can't be used.
+    #[error("the certificate can't be used")]
+    Tls(#[from] TlsError),
     /// The push API's server failed.
     #[error("the push API ended")]
     Serve(#[source] tonic::transport::Error),
@@ -91,6 +97,9 @@ pub enum RoutingError {
 pub struct Routing {
     config: RoutingConfig,
     hub: Arc<Hub<MemoryStore>>,
+    gate: Arc<Gate>,
+    /// With certificates: who this replica is, and how the push API is secured.
+    secure: Option<(Arc<Identity>, ServerTls)>,
     registry: Registry,
     push: TcpListener,
     push_addr: SocketAddr,
@@ -119,10 +128,23 @@ impl Routing {
             .map_err(admin_fault)?;
         let registry = Registry::new();
         ProcessMetrics::register(&registry, "routing", env!("CARGO_PKG_VERSION"));
-        let hub = Hub::new(MemoryStore::new(), &config, RoutingMetrics::register(&registry));
+        let mut hub = Hub::new(MemoryStore::new(), &config, RoutingMetrics::register(&registry));
+        let gate = Gate::new(&config, GateMetrics::register(&registry));
+        let secure = match &config.tls {
+            Some(tls) => {
+                let identity = Identity::load(tls.clone(), TlsMetrics::register(&registry))?;
+                let name = config.sidecar_name.as_deref().unwrap_or_default();
+                hub.sidecars = Some(ClientTls::grpc(Arc::clone(&identity), name)?);
+                let server = ServerTls::grpc(Arc::clone(&identity), Clients::Guests)?;
+                Some((identity, server))
+            }
+            None => None,
+        };
         Ok(Routing {
             config,
             hub: Arc::new(hub),
+            gate: Arc::new(gate),
+            secure,
             registry,
             push,
             push_addr,
@@ -147,6 +169,8 @@ impl Routing {
         let readiness = Readiness::new();
         let in_sync = readiness.condition("in_sync");
         let stop_admin = CancellationToken::new();
+        // What runs beside ends with this future, also when it is dropped.
+        let _stop_all = stop_admin.clone().drop_guard();
         let admin = self.admin.serve(
             self.registry,
             readiness.clone(),
@@ -155,6 +179,11 @@ impl Routing {
         );
         let admin = tokio::spawn(admin);
 
+        let tls = self.secure.map(|(identity, server)| {
+            tokio::spawn(identity.watch(stop_admin.clone()));
+            server
+        });
+        tokio::spawn(Arc::clone(&self.gate).keep(stop_admin.clone()));
         let feeds = Feeds::new(Arc::clone(&self.hub), &self.config);
         let feeds = tokio::spawn(feeds.run(
             Membership::new(&self.config.members),
@@ -173,8 +202,10 @@ impl Routing {
             .max_concurrent_streams(CALLS_PER_CONNECTION)
             .http2_keepalive_interval(Some(CALLER_SILENCE))
             .http2_keepalive_timeout(Some(CALLER_SILENCE))
-            .add_service(PushServer::new(PushApi::new(self.hub)).max_decoding_message_size(MESSAGE_LIMIT))
-            .serve_with_incoming_shutdown(TcpIncoming::from(self.push).with_nodelay(Some(true)), until_drain);
+            .add_service(
+                PushServer::new(PushApi::new(self.hub, self.gate)).max_decoding_message_size(MESSAGE_LIMIT),
+            )
+            .serve_with_incoming_shutdown(accepted(self.push, tls), until_drain);
         let served = tokio::select! {
             served = serving => served.map_err(RoutingError::Serve),
             () = drain.deadline() => Ok(()),
@@ -205,6 +236,7 @@ fn check(config: &RoutingConfig) -> Result<(), String> {
             return Err(format!("{key}: must not be zero"));
         }
     }
+    config.check_access()?;
     match membership::fault_in(&config.members.fixed) {
         Some(fault) => Err(format!("members.fixed: {fault}")),
         None => Ok(()),

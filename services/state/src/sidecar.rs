@@ -10,14 +10,15 @@ use imaccess_common::admin::{AdminServer, Readiness};
 use imaccess_common::drain::Drain;
 use imaccess_common::identity::EpochClock;
 use imaccess_common::metrics::ProcessMetrics;
+use imaccess_common::tls::{Clients, Identity, ServerTls, TlsError, TlsMetrics};
 use imaccess_proto::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
 use imaccess_proto::v1::route_feed_server::RouteFeedServer;
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::accepted::accepted;
 pub use crate::config::{RoutingMode, SidecarConfig, SidecarConfigError, TicketKeyConfig, TokenKeyConfig};
 use crate::custody::{self, Custody, CustodyEvent, CustodyTimes};
 use crate::session::feed::Feed;
@@ -49,6 +50,9 @@ pub enum SidecarError {
         #[source]
         source: io::Error,
     },
+    /// Its certificate can't be used.
+    #[error("the certificate can't be used")]
+    Tls(#[from] TlsError),
     /// The custodian's socket can't be taken.
     #[error("can't listen on {} for custody", path.display())]
     Custody {
@@ -71,6 +75,8 @@ pub struct Sidecar {
     readiness: Readiness,
     routes: TcpListener,
     route_addr: SocketAddr,
+    /// With certificates: who this sidecar is, and how routes are secured.
+    secure: Option<(Arc<Identity>, ServerTls)>,
     admin: AdminServer,
     custody: Option<Custody>,
 }
@@ -104,6 +110,14 @@ impl Sidecar {
         let admin = AdminServer::bind(config.admin_listen)
             .await
             .map_err(bind("the admin pages", config.admin_listen))?;
+        let secure = match &config.tls {
+            Some(tls) => {
+                let identity = Identity::load(tls.clone(), TlsMetrics::register(&registry))?;
+                let clients = Clients::Named(config.route_clients.clone());
+                Some((Arc::clone(&identity), ServerTls::grpc(identity, clients)?))
+            }
+            None => None,
+        };
         let custody = bind_custody(&config, &registry).map_err(|source| SidecarError::Custody {
             path: Custody::path(&config.socket_dir),
             source,
@@ -115,6 +129,7 @@ impl Sidecar {
             readiness: Readiness::new(),
             routes,
             route_addr,
+            secure,
             admin,
             custody,
         })
@@ -145,6 +160,7 @@ impl Sidecar {
             registry,
             readiness,
             routes,
+            secure,
             admin,
             custody,
             ..
@@ -173,7 +189,11 @@ impl Sidecar {
         let (followers_tx, mut from_followers) = mpsc::channel(TO_HUB);
         let room = Arc::new(Notify::new());
         let feed = Feed::new(config.cluster.clone(), followers_tx, Arc::clone(&room));
-        tokio::spawn(serve_feed(routes, feed, stop.clone()));
+        let tls = secure.map(|(identity, server)| {
+            tokio::spawn(identity.watch(stop.clone()));
+            server
+        });
+        tokio::spawn(serve_feed(routes, tls, feed, stop.clone()));
 
         let (workers_tx, mut from_workers) = mpsc::channel(TO_HUB);
         let (ended_tx, mut ended) = mpsc::channel::<u8>(usize::from(u8::MAX) + 1);
@@ -280,16 +300,15 @@ fn settings(config: &SidecarConfig, worker: u8) -> Settings {
     }
 }
 
-async fn serve_feed(listener: TcpListener, feed: Feed, stop: CancellationToken) {
+async fn serve_feed(listener: TcpListener, tls: Option<ServerTls>, feed: Feed, stop: CancellationToken) {
     let service = RouteFeedServer::new(feed).max_decoding_message_size(MAX_MESSAGE);
     let serving = tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
         .add_service(service)
-        .serve_with_incoming(TcpListenerStream::new(listener));
+        .serve_with_incoming(accepted(listener, tls));
     tokio::select! {
         () = stop.cancelled() => {}
         served = serving => {

@@ -4,6 +4,7 @@ mod cost;
 mod custody;
 mod handover;
 mod harness;
+mod secure;
 
 use std::time::Duration;
 

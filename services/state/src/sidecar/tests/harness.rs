@@ -26,6 +26,7 @@ use tempfile::TempDir;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status, Streaming};
 
 use crate::sidecar::{RoutingMode, Sidecar, SidecarConfig, TicketKeyConfig, TokenKeyConfig};
@@ -401,9 +402,14 @@ pub(super) struct Replica {
 
 impl Replica {
     pub(super) async fn follow(address: SocketAddr) -> Replica {
-        let mut client = RouteFeedClient::connect(format!("http://{address}"))
-            .await
-            .unwrap();
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let channel = endpoint.connect().await.unwrap();
+        Replica::follow_on(channel).await.unwrap()
+    }
+
+    /// The same on a connection that is there, unless it is refused.
+    pub(super) async fn follow_on(channel: Channel) -> Result<Replica, Status> {
+        let mut client = RouteFeedClient::new(channel);
         let (to_sidecar, outgoing) = mpsc::channel(64);
         let hello = RoutingHello {
             cluster: CLUSTER.to_owned(),
@@ -416,15 +422,11 @@ impl Replica {
             })
             .await
             .unwrap();
-        let from_sidecar = client
-            .follow(ReceiverStream::new(outgoing))
-            .await
-            .unwrap()
-            .into_inner();
-        Replica {
+        let from_sidecar = client.follow(ReceiverStream::new(outgoing)).await?.into_inner();
+        Ok(Replica {
             to_sidecar,
             from_sidecar,
-        }
+        })
     }
 
     pub(super) async fn next(&mut self) -> FromSidecar {
