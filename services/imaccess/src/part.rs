@@ -169,7 +169,7 @@ impl Config {
     /// How long its end may take.
     pub(crate) fn drain(&self) -> Duration {
         match self {
-            Config::Gateway(config) => config.deadlines.drain,
+            Config::Gateway(config) => config.drain_time(),
             _ => DRAIN,
         }
     }

@@ -119,6 +119,7 @@ impl Shard {
             return;
         }
         self.metrics.closed(code);
+        self.count_drained(code);
         let (serial, unanswered) = (connection.serial, connection.unanswered.take());
         if phase == Phase::Online
             && let Some(attachment) = self.link.usable()
