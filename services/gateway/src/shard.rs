@@ -509,8 +509,9 @@ impl Shard {
             self.release(slot);
         }
         self.flush_outbox();
-        // What the custodian isn't told now it finds by itself: the sockets are shut down.
-        self.serve_custody();
+        // What the custodian isn't told now it finds by itself, but later: the sockets are shut down. State asks it whether anything is
+        // left when it ends with its pod.
+        self.settle_custody().await;
         self.report();
         // One turn for the stream to carry the last batch away.
         tokio::task::yield_now().await;

@@ -170,6 +170,7 @@ impl Config {
     pub(crate) fn drain(&self) -> Duration {
         match self {
             Config::Gateway(config) => config.drain_time(),
+            Config::Sidecar(config) => config.drain_time(),
             _ => DRAIN,
         }
     }

@@ -12,6 +12,7 @@
 pub mod business;
 mod config;
 mod custody;
+mod reload;
 pub mod routing;
 pub mod session;
 pub mod sidecar;

@@ -4,7 +4,7 @@
 //! by swapping a symbolic link, of which no watch on the file itself would tell. What can't be read or used changes nothing: the part
 //! goes on with what it had, says so once per change, and a metric shows it until a usable one comes.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -48,6 +48,11 @@ impl FileStamp {
 }
 
 impl Stamp {
+    /// The names of a directory's files, in order; of a file one that is empty.
+    pub fn names(&self) -> impl Iterator<Item = &OsStr> {
+        self.0.iter().map(|(name, _)| name.as_os_str())
+    }
+
     /// The stamp of a file, or of all that is directly in a directory; links are followed.
     ///
     /// # Errors
@@ -276,7 +281,7 @@ mod tests {
         let families = registry.gather();
         let family = families.iter().find(|family| family.name() == name).unwrap();
         let metric = &family.get_metric()[0];
-        metric.get_counter().value() + metric.get_gauge().value()
+        metric.get_counter().get_value() + metric.get_gauge().get_value()
     }
 
     #[test]

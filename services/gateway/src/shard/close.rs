@@ -119,8 +119,8 @@ impl Shard {
             return;
         }
         self.metrics.closed(code);
-        self.count_drained(code);
         let (serial, unanswered) = (connection.serial, connection.unanswered.take());
+        self.count_drained(code);
         if phase == Phase::Online
             && let Some(attachment) = self.link.usable()
         {
