@@ -54,15 +54,15 @@ pub struct BusinessConfig {
     /// What happens when those are full.
     #[serde(default)]
     pub slow_consumer: SlowConsumer,
-    /// Which service accounts may push for it.
-    #[serde(default)]
-    pub pushers: Vec<Pusher>,
+    /// Whose tokens may push for it, where the push API asks for tokens.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pushers: Vec<ServiceAccount>,
 }
 
-/// A service account of Kubernetes that may push for a business.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A Kubernetes service account.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Pusher {
+pub struct ServiceAccount {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
@@ -110,6 +110,11 @@ impl BusinessConfig {
         }
         if self.queue_bytes.0 == 0 {
             return fault("queue_bytes must be at least 1");
+        }
+        let nameless =
+            |pusher: &ServiceAccount| pusher.namespace.is_empty() || pusher.service_account.is_empty();
+        if self.pushers.iter().any(nameless) {
+            return fault("each of its pushers needs a namespace and a service_account");
         }
         Ok(())
     }
@@ -241,7 +246,7 @@ mod tests {
         };
         assert_eq!(with(|_| ()), Ok(()));
         type Case = (fn(&mut BusinessConfig), &'static str);
-        let faults: [Case; 8] = [
+        let faults: [Case; 9] = [
             (|b| b.id = 0, "must not be 0"),
             (|b| b.id = 1, "have the id 1"),
             (|b| b.name = "echo".to_owned(), "have the name \"echo\""),
@@ -250,6 +255,13 @@ mod tests {
             (|b| b.endpoint = "http://host".to_owned(), "http://host:port"),
             (|b| b.timeout = Duration::ZERO, "timeout"),
             (|b| b.concurrency = 0, "concurrency"),
+            (
+                |b| {
+                    let pusher = "{namespace: shop, service_account: ''}";
+                    b.pushers = vec![serde_yaml::from_str(pusher).unwrap()];
+                },
+                "service_account",
+            ),
         ];
         for (change, expected) in faults {
             let fault = with(change).unwrap_err();

@@ -1,6 +1,5 @@
 //! How a gateway's end goes on: which stage begins when. Shards do what a stage asks of them (`shard/drain.rs`).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use imaccess_common::drain::Drain;
@@ -49,82 +48,73 @@ pub(crate) async fn conduct(
     plan: GatewayDrain,
     drain: &Drain,
     courses: &watch::Sender<Course>,
-    admission: &Arc<Admission>,
+    admission: &Admission,
 ) {
     let begin = Instant::now();
     let deadline = begin + plan.deadline;
-    let enter = |stage| {
+    for (stage, after) in stages(plan) {
+        sleep_until(begin + after).await;
+        let connections = admission.open();
+        match stage {
+            Stage::Serving => {}
+            Stage::Propagating => tracing::info!(
+                connections,
+                propagation_s = plan.propagation.as_secs_f64(),
+                "draining: clients are accepted until everybody knows that they should go elsewhere"
+            ),
+            Stage::Telling => tracing::info!(
+                connections,
+                rate = plan.rate,
+                deadline_s = plan.deadline.as_secs_f64(),
+                "draining: the listeners are closed, and clients are told to go"
+            ),
+            Stage::Closing => tracing::info!(
+                connections,
+                flush_s = drain.remaining().as_secs_f64(),
+                "draining: the clients that are left are closed"
+            ),
+        }
         let rate = plan.rate;
         courses.send_replace(Course {
             stage,
             rate,
             deadline,
         });
-    };
-    let seconds = |duration: Duration| duration.as_secs_f64();
+    }
+}
+
+/// The stages that have any time, with when they begin; the last one always comes.
+fn stages(plan: GatewayDrain) -> Vec<(Stage, Duration)> {
+    let mut stages = Vec::with_capacity(3);
     if !plan.propagation.is_zero() {
-        tracing::info!(
-            connections = admission.open(),
-            propagation_s = seconds(plan.propagation),
-            "draining: clients are accepted until everybody knows that they should go elsewhere"
-        );
-        enter(Stage::Propagating);
-        sleep_until(begin + plan.propagation).await;
+        stages.push((Stage::Propagating, Duration::ZERO));
     }
     if plan.propagation < plan.deadline {
-        tracing::info!(
-            connections = admission.open(),
-            rate = plan.rate,
-            deadline_s = seconds(plan.deadline),
-            "draining: the listeners are closed, and clients are told to go"
-        );
-        enter(Stage::Telling);
-        sleep_until(deadline).await;
+        stages.push((Stage::Telling, plan.propagation));
     }
-    tracing::info!(
-        connections = admission.open(),
-        flush_s = seconds(drain.remaining()),
-        "draining: the clients that are left are closed"
-    );
-    enter(Stage::Closing);
+    stages.push((Stage::Closing, plan.deadline));
+    stages
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The stages with the seconds at which they began.
-    async fn stages(plan: GatewayDrain) -> Vec<(Stage, u64)> {
-        let (courses, mut seen) = watch::channel(Course::serving());
-        let admission = Arc::new(Admission::new(1, 0));
-        let begin = Instant::now();
-        let drain = Drain::new(Duration::from_secs(100));
-        let mut stages = Vec::new();
-        let watching = async {
-            while seen.changed().await.is_ok() {
-                let stage = seen.borrow_and_update().stage;
-                stages.push((stage, begin.elapsed().as_secs()));
-                if stage == Stage::Closing {
-                    return;
-                }
-            }
-        };
-        tokio::join!(conduct(plan, &drain, &courses, &admission), watching);
-        stages
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn each_stage_has_its_time_and_without_time_none_but_the_last() {
-        let plan = |propagation, deadline| GatewayDrain {
-            rate: 1,
-            propagation: Duration::from_secs(propagation),
-            deadline: Duration::from_secs(deadline),
+    #[test]
+    fn each_stage_has_its_time_and_without_time_there_is_only_the_last() {
+        let begun = |propagation, deadline| {
+            let plan = GatewayDrain {
+                rate: 1,
+                propagation: Duration::from_secs(propagation),
+                deadline: Duration::from_secs(deadline),
+            };
+            let seconds = |(stage, after): (Stage, Duration)| (stage, after.as_secs());
+            stages(plan).into_iter().map(seconds).collect::<Vec<_>>()
         };
         let (propagating, telling, closing) = (Stage::Propagating, Stage::Telling, Stage::Closing);
-        assert_eq!(stages(plan(0, 0)).await, [(closing, 0)]);
-        assert_eq!(stages(plan(0, 9)).await, [(telling, 0), (closing, 9)]);
-        assert_eq!(stages(plan(3, 3)).await, [(propagating, 0), (closing, 3)]);
-        let all = [(propagating, 0), (telling, 3), (closing, 9)];
-        assert_eq!(stages(plan(3, 9)).await, all);
+        assert_eq!(begun(0, 0), [(closing, 0)]);
+        assert_eq!(begun(0, 9), [(telling, 0), (closing, 9)]);
+        assert_eq!(begun(3, 3), [(propagating, 0), (closing, 3)]);
+        assert_eq!(begun(3, 9), [(propagating, 0), (telling, 3), (closing, 9)]);
     }
 }

@@ -2,16 +2,23 @@
 
 mod scripted;
 
-use imaccess_sdk::{BackoffPolicy, Client, ClientBuilder, Code, ConnectionState};
+use imaccess_sdk::{BackoffPolicy, Client, Code, ConnectionState};
 use imaccess_wire::Frame;
 use imaccess_wire::frame::{Close, GoAway, LoginOk, Reply};
 use scripted::{Gateway, Ipconfig, Peer, login_ok};
 
-fn builder(ipconfig: &Ipconfig) -> ClientBuilder {
-    Client::builder(&ipconfig.url, "demo", "alice").backoff(BackoffPolicy {
+/// A client that ipconfig has told these gateways, online at the first of them.
+async fn online(ipconfig: &Ipconfig, gateways: &[&Gateway]) -> (Client, Peer) {
+    let builder = Client::builder(&ipconfig.url, "demo", "alice").backoff(BackoffPolicy {
         base: std::time::Duration::from_millis(5),
         ..BackoffPolicy::default()
-    })
+    });
+    let ((), (peer, _), client) = tokio::join!(
+        ipconfig.answer(gateways),
+        gateways[0].admit(login_ok(1)),
+        builder.connect()
+    );
+    (client.expect("a client that can log in"), peer)
 }
 
 /// What a gateway that ends says: go, ask ipconfig where to.
@@ -48,12 +55,7 @@ async fn ipconfig_is_asked_anew_and_nothing_is_lost_on_the_way() {
         Gateway::start().await,
         Ipconfig::start().await,
     );
-    let ((), (mut leaving, _), client) = tokio::join!(
-        ipconfig.answer(&[&old]),
-        old.admit(login_ok(1)),
-        builder(&ipconfig).connect()
-    );
-    let client = client.unwrap();
+    let (client, mut leaving) = online(&ipconfig, &[&old]).await;
     let mut states = client.states();
     let ask = |payload: &'static str| {
         let client = client.clone();
@@ -77,8 +79,8 @@ async fn ipconfig_is_asked_anew_and_nothing_is_lost_on_the_way() {
     let of_first = if payload == b"one" { answered } else { repeated };
     assert_eq!(of_first.await.unwrap(), payload);
     arriving.write(&Frame::LoginOk(resumed())).await;
-    let online = |state| matches!(state, ConnectionState::Online { resumed: true, .. });
-    assert!(states.wait_for(online).await.is_some());
+    let is_online = |state| matches!(state, ConnectionState::Online { resumed: true, .. });
+    assert!(states.wait_for(is_online).await.is_some());
     let raw = leaving.read().await;
     let Frame::Close(close) = raw.frame() else {
         panic!("{raw:?}")
@@ -98,12 +100,7 @@ async fn ipconfig_is_asked_anew_and_nothing_is_lost_on_the_way() {
 #[tokio::test]
 async fn where_there_is_nowhere_to_go_it_stays_asks_again_and_comes_back_when_it_was_closed() {
     let (only, ipconfig) = (Gateway::start().await, Ipconfig::start().await);
-    let ((), (mut leaving, _), client) = tokio::join!(
-        ipconfig.answer(&[&only]),
-        only.admit(login_ok(1)),
-        builder(&ipconfig).connect()
-    );
-    let client = client.unwrap();
+    let (client, mut leaving) = online(&ipconfig, &[&only]).await;
     go_away(&mut leaving).await;
     for _ in 0..3 {
         ipconfig.answer(&[&only]).await;
@@ -142,12 +139,7 @@ async fn while_ipconfig_is_down_another_gateway_of_its_last_answer_serves() {
         Gateway::start().await,
         Ipconfig::start().await,
     );
-    let ((), (mut leaving, _), client) = tokio::join!(
-        ipconfig.answer(&[&old, &new]),
-        old.admit(login_ok(1)),
-        builder(&ipconfig).connect()
-    );
-    let _client = client.unwrap();
+    let (_client, mut leaving) = online(&ipconfig, &[&old, &new]).await;
     drop(ipconfig);
     go_away(&mut leaving).await;
     let (_arriving, ticket) = new.admit(resumed()).await;

@@ -41,7 +41,7 @@ impl Keys {
             changed = self.tokens.changed() => changed,
         };
         if changed.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -77,7 +77,9 @@ impl SidecarReloads {
             // Seals and opens nothing of the others: at the start a development cluster may, later it would be a broken file.
             let may_make_up = std::mem::replace(&mut is_first, false);
             let generation = generation_of(&files)?;
-            let value = of.load_ticket_keys(may_make_up).map_err(in_full)?;
+            let value = of
+                .load_ticket_keys(may_make_up)
+                .map_err(|fault| in_full(&fault))?;
             Ok(Loaded { value, generation })
         };
         let (of_tickets, tickets) =
@@ -87,7 +89,7 @@ impl SidecarReloads {
         let files = paths.clone();
         let load = move || {
             let generation = generation_of(&files)?;
-            let value = of.load_verifier().map_err(in_full)?;
+            let value = of.load_verifier().map_err(|fault| in_full(&fault))?;
             Ok(Loaded { value, generation })
         };
         let (of_tokens, tokens) =
@@ -129,8 +131,8 @@ fn generation_of(paths: &[PathBuf]) -> Result<i64, String> {
     Ok(if paths.is_empty() { 0 } else { fingerprint(&bytes) })
 }
 
-fn in_full(fault: SidecarConfigError) -> String {
-    match &fault {
+fn in_full(fault: &SidecarConfigError) -> String {
+    match fault {
         SidecarConfigError::Read { source, .. } => format!("{fault}: {source}"),
         SidecarConfigError::Invalid(_) => fault.to_string(),
     }

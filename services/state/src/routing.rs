@@ -35,6 +35,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use imaccess_common::admin::{AdminServer, Condition, Readiness};
+use imaccess_common::business::{self, BusinessConfig};
+use imaccess_common::config::watched::{Follow, Reloads};
 use imaccess_common::drain::Drain;
 use imaccess_common::identity::InstanceId;
 use imaccess_common::metrics::ProcessMetrics;
@@ -90,6 +92,11 @@ pub enum RoutingError {
 /// A routing replica with its addresses taken; [`run`](Routing::run) serves it.
 pub struct Routing {
     config: RoutingConfig,
+    /// Who may push for which business follows from these.
+    businesses: (
+        Follow<Vec<BusinessConfig>>,
+        watch::Receiver<Arc<Vec<BusinessConfig>>>,
+    ),
     hub: Arc<Hub<MemoryStore>>,
     registry: Registry,
     push: TcpListener,
@@ -120,8 +127,14 @@ impl Routing {
         let registry = Registry::new();
         ProcessMetrics::register(&registry, "routing", env!("CARGO_PKG_VERSION"));
         let hub = Hub::new(MemoryStore::new(), &config, RoutingMetrics::register(&registry));
+        let (fixed, file) = (config.businesses.clone(), config.businesses_file.clone());
+        let paths = file.iter().cloned().collect();
+        let load = move || business::load_all(&fixed, file.as_deref());
+        let businesses = Follow::begin("businesses", paths, &Reloads::register(&registry), load)
+            .map_err(RoutingError::Config)?;
         Ok(Routing {
             config,
+            businesses,
             hub: Arc::new(hub),
             registry,
             push,
@@ -155,6 +168,17 @@ impl Routing {
         );
         let admin = tokio::spawn(admin);
 
+        let (follow, mut businesses) = self.businesses;
+        tokio::spawn(follow.run(stop_admin.clone()));
+        tokio::spawn(async move {
+            loop {
+                let listed = Arc::clone(&businesses.borrow_and_update());
+                tracing::debug!(businesses = listed.len(), "businesses are in effect");
+                if businesses.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
         let feeds = Feeds::new(Arc::clone(&self.hub), &self.config);
         let feeds = tokio::spawn(feeds.run(
             Membership::new(&self.config.members),

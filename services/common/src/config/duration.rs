@@ -95,21 +95,22 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duratio
 
 /// The same for a field that may be left out: `#[serde(with = "duration::option")]`.
 pub mod option {
-    use super::{Deserialize, Deserializer, Duration, Serializer, format, parse};
+    use serde::Serialize as _;
 
-    /// Writes it for a file, or nothing.
-    pub fn serialize<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
-        match duration {
-            Some(duration) => to.serialize_some(&format(*duration)),
-            None => to.serialize_none(),
-        }
+    use super::{Deserialize, Deserializer, Duration, Serializer};
+
+    #[derive(serde::Serialize, Deserialize)]
+    struct Whole(#[serde(with = "super")] Duration);
+
+    /// Writes it, or nothing.
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        duration.map(Whole).serialize(serializer)
     }
 
     /// Reads what [`serialize`] wrote.
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-        let text = Option::<String>::deserialize(from)?;
-        text.map(|text| parse(&text).map_err(serde::de::Error::custom))
-            .transpose()
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        let whole = Option::<Whole>::deserialize(deserializer)?;
+        Ok(whole.map(|whole| whole.0))
     }
 }
 

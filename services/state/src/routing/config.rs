@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use imaccess_common::business::BusinessConfig;
 use imaccess_common::config::{ByteSize, duration};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,10 @@ pub struct RoutingConfig {
     pub push_listen: SocketAddr,
     /// Where metrics, health and readiness are served.
     pub admin_listen: SocketAddr,
+    /// The businesses, for who may push for which.
+    pub businesses: Vec<BusinessConfig>,
+    /// A YAML list of more of them, read again when it changes.
+    pub businesses_file: Option<PathBuf>,
     /// Which instances live.
     pub members: MembersConfig,
     /// A stream without a sign of life for this long is broken, and its instance suspect. A stream that breaks by
@@ -65,6 +70,8 @@ impl Default for RoutingConfig {
             cluster: "default".to_owned(),
             push_listen: SocketAddr::from(([127, 0, 0, 1], 8100)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 8101)),
+            businesses: Vec::new(),
+            businesses_file: None,
             members: MembersConfig::default(),
             suspect_after: Duration::from_secs(10),
             dead_after: Duration::from_secs(100),
