@@ -120,7 +120,9 @@ impl Shard {
         }
         self.metrics.closed(code);
         let (serial, unanswered) = (connection.serial, connection.unanswered.take());
-        self.count_drained(code);
+        if connection.admitted {
+            self.count_drained(code);
+        }
         if phase == Phase::Online
             && let Some(attachment) = self.link.usable()
         {
