@@ -2,10 +2,12 @@
 //! one of its receivers is slow.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::watched::{self, Loaded};
 use crate::config::{ByteSize, duration};
 
 /// What becomes of a message for a connection whose queue for this business is full.
@@ -118,6 +120,28 @@ impl BusinessConfig {
     }
 }
 
+/// Businesses as a part is told them: those of its configuration, then those of a file that is read again when it changes. The
+/// fingerprint is of the file.
+///
+/// # Errors
+/// Says which file, business or key is wrong, and why.
+pub fn load_all(
+    fixed: &[BusinessConfig],
+    file: Option<&Path>,
+) -> Result<Loaded<Vec<BusinessConfig>>, String> {
+    let mut value = fixed.to_vec();
+    let mut generation = 0;
+    if let Some(path) = file {
+        let text = watched::read(path)?;
+        let listed: Option<Vec<BusinessConfig>> = serde_yaml::from_str(&text)
+            .map_err(|fault| format!("{} is no list of businesses: {fault}", path.display()))?;
+        value.extend(listed.unwrap_or_default());
+        generation = watched::fingerprint(text.as_bytes());
+    }
+    validate_all(&value)?;
+    Ok(Loaded { value, generation })
+}
+
 /// Checks each business and that no two share an id or a name; the error says which and why.
 pub fn validate_all(businesses: &[BusinessConfig]) -> Result<(), String> {
     let (mut ids, mut names) = (HashSet::new(), HashSet::new());
@@ -179,6 +203,36 @@ mod tests {
         );
         assert!(written.contains("slow_consumer: drop-oldest"), "{written}");
         assert_eq!(serde_yaml::from_str::<BusinessConfig>(&written).unwrap(), read);
+    }
+
+    #[test]
+    fn a_file_adds_to_what_is_fixed() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("businesses.yaml");
+        let fixed = [BusinessConfig::new(1, "echo", "http://127.0.0.1:7001")];
+        let load = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            load_all(&fixed, Some(&file))
+        };
+        let pushers = "[{namespace: chat, service_account: server}]";
+        let chat =
+            format!("- {{id: 2, name: chat, endpoint: 'http://chat.chat.svc:9000', pushers: {pushers}}}");
+        let loaded = load(&chat).unwrap();
+        assert_eq!(loaded.value.len(), 2);
+        assert_eq!(loaded.value[1].pushers[0].service_account, "server");
+        assert_eq!(loaded.generation, watched::fingerprint(chat.as_bytes()));
+        assert_eq!(load("# none yet\n").unwrap().value, fixed);
+        for (text, expected) in [
+            ("- {id: 1, name: x, endpoint: 'http://x:1'}", "have the id 1"),
+            (
+                "- {id: 2, name: x, endpoint: 'http://x:1', tiemout: 1s}",
+                "tiemout",
+            ),
+            ("businesses: []", "businesses.yaml"),
+        ] {
+            let fault = load(text).unwrap_err();
+            assert!(fault.contains(expected), "{fault}");
+        }
     }
 
     #[test]

@@ -42,6 +42,22 @@ pub struct GatewayConfig {
     pub limits: GatewayLimits,
     /// Deadlines.
     pub deadlines: GatewayDeadlines,
+    /// How clients are sent elsewhere when the gateway ends for good.
+    pub drain: GatewayDrain,
+}
+
+/// How clients are sent elsewhere at the end. Without any of it they are closed at once, with a code that lets them resume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatewayDrain {
+    /// Clients told to go per second, in all; 0: all at once.
+    pub rate: u32,
+    /// For so long clients are still accepted, and none is told to go: until nobody lists this gateway any more.
+    #[serde(with = "duration")]
+    pub propagation: Duration,
+    /// Counted from the beginning of the end: then the clients that are left are closed.
+    #[serde(with = "duration")]
+    pub deadline: Duration,
 }
 
 /// How much of anything there may be.
@@ -92,7 +108,7 @@ pub struct GatewayDeadlines {
     /// than the 100 s after which routing declares the instance dead.
     #[serde(with = "duration")]
     pub without_state: Duration,
-    /// For clients to be told and flushed when the gateway ends.
+    /// For clients to be flushed and to read why they were closed, after `drain.deadline`.
     #[serde(with = "duration")]
     pub drain: Duration,
 }
@@ -114,6 +130,7 @@ impl Default for GatewayConfig {
             bandwidth: ByteSize(1_000_000_000),
             limits: GatewayLimits::default(),
             deadlines: GatewayDeadlines::default(),
+            drain: GatewayDrain::default(),
         }
     }
 }
@@ -193,7 +210,19 @@ impl GatewayConfig {
         if self.limits.connections == 0 {
             return Err("limits.connections: at least 1".to_owned());
         }
+        if self.drain.propagation > self.drain.deadline {
+            return Err(
+                "drain.deadline: it counts from the same moment as drain.propagation and must not be shorter"
+                    .to_owned(),
+            );
+        }
         Ok(())
+    }
+
+    /// How long the end may take: clients are sent elsewhere, then flushed.
+    #[must_use]
+    pub fn drain_time(&self) -> Duration {
+        self.drain.deadline.saturating_add(self.deadlines.drain)
     }
 
     /// Threads to start.

@@ -6,6 +6,7 @@
 //! - `shard`: one OS thread, one epoll set, one slab of connections, one link stream to the state sidecar.
 //! - `link`: the gRPC service that the sidecar dials, one Unix socket per shard.
 //! - `takeover`: what a gateway begins with when it takes another process's place; `handover`: how one leaves.
+//! - `drain`: the stages of an end; `reload`: what of the configuration may change meanwhile.
 //! - `volume`: what a pod's gateways share over time: instance id and incarnation.
 //!
 //! Invariants: only this crate reads and writes client sockets; it never looks into a payload and never calls a
@@ -14,10 +15,12 @@
 pub mod app;
 pub mod config;
 mod control;
+mod drain;
 mod handover;
 mod limits;
 mod link;
 mod metrics;
+mod reload;
 mod shard;
 mod takeover;
 mod volume;

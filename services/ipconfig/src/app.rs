@@ -13,17 +13,20 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
+use bytes::Bytes;
 use imaccess_common::admin::{AdminServer, Readiness};
 use imaccess_common::clock::Monotonic;
+use imaccess_common::config::watched::{Follow, Reloads};
 use imaccess_common::http::{Limits, serve_router};
 use imaccess_common::token::{DevelopmentIssuer, KeyError};
 use prometheus::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::answer::Answers;
-use crate::config::IpconfigConfig;
+use crate::businesses;
+use crate::config::{BusinessName, IpconfigConfig};
 use crate::http::{Desk, Tokens, businesses_body, router};
 use crate::metrics::Metrics;
 use crate::observer::{HeadSource, Observer};
@@ -80,6 +83,7 @@ pub struct Ipconfig {
     address: SocketAddr,
     admin: AdminServer,
     observer: Observer,
+    businesses: Businesses,
     workers: Vec<Worker>,
     /// Lets the workers begin; they end when it is dropped with the rest.
     stop_workers: DropGuard,
@@ -102,9 +106,20 @@ impl Ipconfig {
         let readiness = Readiness::new();
         let tokens = development_tokens(&config)?;
         let published = Arc::new(ArcSwap::from_pointee(Answers::none()));
+        let (fixed, file) = (config.businesses.clone(), config.businesses_file.clone());
+        let paths = file.iter().cloned().collect();
+        let load = move || businesses::load(&fixed, file.as_deref());
+        let (follow, listed) = Follow::begin("businesses", paths, &Reloads::register(&registry), load)
+            .map_err(BindError::Config)?;
+        let body = Arc::new(ArcSwap::from_pointee(businesses_body(&listed.borrow())));
+        let businesses = Businesses {
+            follow,
+            listed,
+            body: Arc::clone(&body),
+        };
         let desk = Desk {
             published: Arc::clone(&published),
-            businesses: businesses_body(&config.businesses),
+            businesses: body,
             retry_after_s: config.retry_after_s,
             tokens,
             metrics: metrics.clone(),
@@ -171,6 +186,7 @@ impl Ipconfig {
             address,
             admin,
             observer,
+            businesses,
             workers,
             stop_workers: stop_workers.drop_guard(),
             registry,
@@ -201,6 +217,7 @@ impl Ipconfig {
         let Ipconfig {
             admin,
             observer,
+            businesses,
             workers,
             stop_workers,
             registry,
@@ -210,6 +227,7 @@ impl Ipconfig {
         let stop_rest = CancellationToken::new();
         let admin = admin.serve(registry, readiness.clone(), Router::new(), stop_rest.clone());
         let observer = observer.run(stop_rest.clone());
+        let businesses = businesses.run(stop_rest.clone());
         let ended: Vec<_> = workers.into_iter().map(Worker::begin).collect();
         let drain = async {
             stop.cancelled().await;
@@ -221,7 +239,31 @@ impl Ipconfig {
             }
             stop_rest.cancel();
         };
-        tokio::join!(admin, observer, drain);
+        tokio::join!(admin, observer, businesses, drain);
+    }
+}
+
+/// The businesses, followed.
+struct Businesses {
+    follow: Follow<Vec<BusinessName>>,
+    listed: watch::Receiver<Arc<Vec<BusinessName>>>,
+    body: Arc<ArcSwap<Bytes>>,
+}
+
+impl Businesses {
+    async fn run(self, stop: CancellationToken) {
+        let Self {
+            follow,
+            mut listed,
+            body,
+        } = self;
+        let publish = async move {
+            // It ends with the one who follows.
+            while listed.changed().await.is_ok() {
+                body.store(Arc::new(businesses_body(&listed.borrow_and_update())));
+            }
+        };
+        tokio::join!(follow.run(stop), publish);
     }
 }
 

@@ -8,6 +8,7 @@ use imaccess_common::config::duration;
 use imaccess_common::telemetry::LogFormat;
 use serde::{Deserialize, Serialize};
 
+use crate::businesses;
 use crate::targets::{GatewayTarget, validate};
 
 /// ipconfig's configuration; the defaults run (and know no gateway).
@@ -46,6 +47,8 @@ pub struct IpconfigConfig {
     pub retry_after_s: u32,
     /// The businesses' numbers and names, for people's commands.
     pub businesses: Vec<BusinessName>,
+    /// A YAML list with more of them, read again when it changes; what else it says of a business is for others.
+    pub businesses_file: Option<PathBuf>,
     /// Private key (PEM) of development tokens. With it, anyone who can reach ipconfig gets a token for any device:
     /// never outside development.
     pub development_signing_key: Option<PathBuf>,
@@ -85,6 +88,7 @@ impl Default for IpconfigConfig {
             ttl_s: 60,
             retry_after_s: 1,
             businesses: Vec::new(),
+            businesses_file: None,
             development_signing_key: None,
             development_key_id: None,
             development_token_ttl: Duration::from_secs(3_600),
@@ -123,11 +127,7 @@ impl IpconfigConfig {
         if self.window < self.scrape_interval {
             return Err("`window` must not be shorter than `scrape_interval`".to_owned());
         }
-        let mut ids: Vec<u32> = self.businesses.iter().map(|business| business.id).collect();
-        ids.sort_unstable();
-        if ids.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err("two `businesses` have the same id".to_owned());
-        }
+        businesses::check(&self.businesses)?;
         validate(&self.gateways)
     }
 }

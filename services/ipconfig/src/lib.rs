@@ -9,6 +9,7 @@
 
 mod answer;
 mod app;
+mod businesses;
 mod config;
 mod http;
 mod metrics;

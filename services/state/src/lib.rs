@@ -13,6 +13,7 @@ mod accepted;
 pub mod business;
 mod config;
 mod custody;
+mod reload;
 pub mod routing;
 pub mod session;
 pub mod sidecar;

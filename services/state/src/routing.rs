@@ -36,6 +36,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use imaccess_common::admin::{AdminServer, Condition, Readiness};
+use imaccess_common::business::{self, BusinessConfig};
+use imaccess_common::config::watched::{Follow, Reloads};
 use imaccess_common::drain::Drain;
 use imaccess_common::identity::InstanceId;
 use imaccess_common::metrics::ProcessMetrics;
@@ -96,6 +98,11 @@ pub enum RoutingError {
 /// A routing replica with its addresses taken; [`run`](Routing::run) serves it.
 pub struct Routing {
     config: RoutingConfig,
+    /// Who may push for which business follows from these.
+    businesses: (
+        Follow<Vec<BusinessConfig>>,
+        watch::Receiver<Arc<Vec<BusinessConfig>>>,
+    ),
     hub: Arc<Hub<MemoryStore>>,
     gate: Arc<Gate>,
     /// With certificates: who this replica is, and how the push API is secured.
@@ -140,8 +147,14 @@ impl Routing {
             }
             None => None,
         };
+        let (fixed, file) = (config.businesses.clone(), config.businesses_file.clone());
+        let paths = file.iter().cloned().collect();
+        let load = move || business::load_all(&fixed, file.as_deref());
+        let businesses = Follow::begin("businesses", paths, &Reloads::register(&registry), load)
+            .map_err(RoutingError::Config)?;
         Ok(Routing {
             config,
+            businesses,
             hub: Arc::new(hub),
             gate: Arc::new(gate),
             secure,
@@ -184,6 +197,19 @@ impl Routing {
             server
         });
         tokio::spawn(Arc::clone(&self.gate).keep(stop_admin.clone()));
+        let (follow, mut businesses) = self.businesses;
+        tokio::spawn(follow.run(stop_admin.clone()));
+        let gate = Arc::clone(&self.gate);
+        tokio::spawn(async move {
+            loop {
+                let listed = Arc::clone(&businesses.borrow_and_update());
+                gate.set_businesses(&listed);
+                tracing::debug!(businesses = listed.len(), "businesses are in effect");
+                if businesses.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
         let feeds = Feeds::new(Arc::clone(&self.hub), &self.config);
         let feeds = tokio::spawn(feeds.run(
             Membership::new(&self.config.members),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use imaccess_common::admin::{AdminServer, Readiness};
+use imaccess_common::business::BusinessConfig;
 use imaccess_common::drain::Drain;
 use imaccess_common::identity::EpochClock;
 use imaccess_common::metrics::ProcessMetrics;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::accepted::accepted;
 pub use crate::config::{RoutingMode, SidecarConfig, SidecarConfigError, TicketKeyConfig, TokenKeyConfig};
 use crate::custody::{self, Custody, CustodyEvent, CustodyTimes};
+use crate::reload::{Reloaded, SidecarReloads};
 use crate::session::feed::Feed;
 use crate::session::hub::Hub;
 use crate::session::link::{FRAME, MAX_MESSAGE};
@@ -71,6 +73,7 @@ pub enum SidecarError {
 pub struct Sidecar {
     config: SidecarConfig,
     shared: Shared,
+    reloads: SidecarReloads,
     registry: Registry,
     readiness: Readiness,
     routes: TcpListener,
@@ -90,9 +93,11 @@ impl Sidecar {
         config.validate()?;
         let registry = Registry::new();
         ProcessMetrics::register(&registry, "state-sidecar", env!("CARGO_PKG_VERSION"));
+        let reloads = SidecarReloads::begin(&config, &registry)?;
+        let (tickets, tokens) = reloads.now.keys.current();
         let shared = Shared {
-            tickets: Arc::new(config.load_ticket_keys()?),
-            tokens: Arc::new(config.load_verifier()?),
+            tickets,
+            tokens,
             epochs: Arc::new(EpochClock::new()),
             metrics: Metrics::register(&registry),
         };
@@ -125,6 +130,7 @@ impl Sidecar {
         Ok(Self {
             config,
             shared,
+            reloads,
             registry,
             readiness: Readiness::new(),
             routes,
@@ -149,7 +155,8 @@ impl Sidecar {
 
     /// Runs until the drain is done: requests in flight are answered, then everything ends. Sessions stay: their
     /// connections are the gateway's, and the next sidecar restores them. What is held in custody the gateway has too, and
-    /// deposits with the next sidecar.
+    /// deposits with the next sidecar. But if the gateway has ended before, sessions first go on elsewhere or come to their ends, within
+    /// `end_grace`.
     ///
     /// # Errors
     /// [`SidecarError::Worker`] when a worker dies, [`SidecarError::Custody`] when the custodian has no thread.
@@ -157,6 +164,7 @@ impl Sidecar {
         let Self {
             config,
             shared,
+            reloads,
             registry,
             readiness,
             routes,
@@ -174,6 +182,11 @@ impl Sidecar {
 
         let (custody_tx, mut from_custody) = mpsc::channel(custody::EVENTS);
         let linked = custody.as_ref().map(Custody::linked).unwrap_or_default();
+        let held = custody.as_ref().map(Custody::held);
+        let Reloaded {
+            mut businesses,
+            mut keys,
+        } = reloads.follow(&stop);
         if let Some(custody) = custody {
             let times = CustodyTimes {
                 listeners: config.custody_listeners,
@@ -198,18 +211,24 @@ impl Sidecar {
         let (workers_tx, mut from_workers) = mpsc::channel(TO_HUB);
         let (ended_tx, mut ended) = mpsc::channel::<u8>(usize::from(u8::MAX) + 1);
         let start = {
-            let (config, shared, drain, stop) = (config.clone(), shared.clone(), drain.clone(), stop.clone());
+            let (config, mut shared, drain, stop) =
+                (config.clone(), shared.clone(), drain.clone(), stop.clone());
+            let (businesses, keys) = (businesses.clone(), keys.clone());
             let started = ended_tx.clone();
             move |number: u8| {
                 let (sender, from_hub) = mpsc::channel(TO_WORKER);
+                // Those in effect now: the first worker begins at the start, others when the gateway has more shards.
+                (shared.tickets, shared.tokens) = keys.current();
                 let worker = WorkerConfig {
-                    settings: settings(&config, number),
+                    settings: settings(&config, &businesses.borrow(), number),
                     shared: shared.clone(),
                     cluster: config.cluster.clone(),
                     socket_dir: config.socket_dir.clone(),
                     to_hub: workers_tx.clone(),
                     from_hub,
                     drain_grace: config.drain_grace,
+                    end_grace: config.end_grace(),
+                    held: held.clone(),
                     drain: drain.clone(),
                     stop: stop.clone(),
                 };
@@ -233,6 +252,14 @@ impl Sidecar {
                     }
                 }
                 () = drain.begun(), if readiness.is_ready() => readiness.drain(),
+                Ok(()) = businesses.changed() => {
+                    let now = Arc::clone(&businesses.borrow_and_update());
+                    hub.businesses(now).await;
+                }
+                () = keys.changed() => {
+                    let (tickets, tokens) = keys.current();
+                    hub.keys(tickets, tokens).await;
+                }
                 Some(event) = from_custody.recv() => hub.connections_gone(&gone_from(event)).await,
                 Some(event) = from_workers.recv() => {
                     hub.worker(event).await;
@@ -285,7 +312,7 @@ impl Drop for SayAtEnd {
     }
 }
 
-fn settings(config: &SidecarConfig, worker: u8) -> Settings {
+fn settings(config: &SidecarConfig, businesses: &[BusinessConfig], worker: u8) -> Settings {
     Settings {
         worker,
         ping_interval: config.ping_interval,
@@ -296,7 +323,7 @@ fn settings(config: &SidecarConfig, worker: u8) -> Settings {
         token_checks_per_turn: config.token_checks_per_turn,
         reply_cache_bytes: config.reply_cache.as_usize(),
         event_backlog_bytes: config.event_backlog.as_usize(),
-        businesses: config.businesses.clone(),
+        businesses: businesses.to_vec(),
     }
 }
 

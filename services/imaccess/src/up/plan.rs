@@ -164,6 +164,8 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
                 file: Some(keys.token_public.clone()),
             }],
             businesses: businesses.clone(),
+            // A cluster that ends as a whole has no elsewhere.
+            end_grace: Some(Duration::ZERO),
             ..SidecarConfig::default()
         };
         part(&name, Config::Gateway(Box::new(gateway)));

@@ -33,6 +33,8 @@ pub struct RoutingConfig {
     pub push_tokens: Option<PushTokensConfig>,
     /// The business services; of them, `id` and `pushers` matter here.
     pub businesses: Vec<BusinessConfig>,
+    /// A YAML list of more of them, read again when it changes.
+    pub businesses_file: Option<PathBuf>,
     /// Which instances live.
     pub members: MembersConfig,
     /// A stream without a sign of life for this long is broken, and its instance suspect. A stream that breaks by
@@ -158,6 +160,7 @@ impl Default for RoutingConfig {
             push_clients: Vec::new(),
             push_tokens: None,
             businesses: Vec::new(),
+            businesses_file: None,
             members: MembersConfig::default(),
             suspect_after: Duration::from_secs(10),
             dead_after: Duration::from_secs(100),

@@ -80,10 +80,6 @@ impl Gate {
     }
 
     /// Takes other businesses, with their pushers, from the next call on.
-    #[expect(
-        dead_code,
-        reason = "called by whoever reads the businesses again while the replica runs"
-    )]
     pub(crate) fn set_businesses(&self, businesses: &[BusinessConfig]) {
         if let Some(table) = &self.table {
             table.store(Arc::new(Table::new(&self.clients, businesses)));

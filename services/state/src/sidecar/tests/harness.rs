@@ -207,6 +207,11 @@ impl LinkStream {
         rest
     }
 
+    /// The next policy.
+    pub(super) async fn policy(&mut self) -> imaccess_proto::v1::LinkPolicy {
+        self.find(|batch| batch.policy.take()).await
+    }
+
     /// Drops what was received.
     pub(super) fn forget(&mut self) {
         self.seen.clear();
@@ -371,24 +376,24 @@ impl ServeStream {
 
     /// Answers requests with their own payload for ever, and acknowledges events.
     pub(super) fn echo(mut self) {
-        tokio::spawn(async move {
-            while let Ok(Some(message)) = self.from_access.message().await {
-                let replies = message.requests.into_iter().filter(|request| request.id != 0);
-                let replies = replies.map(|request| BusinessReply {
-                    id: request.id,
-                    payload: request.payload,
-                    ..BusinessReply::default()
-                });
-                let event_ack = message.events.last().map_or(0, |event| event.sequence);
-                let answer = FromBusiness {
-                    replies: replies.collect(),
-                    event_ack,
-                };
-                if self.to_access.send(Ok(answer)).await.is_err() {
-                    return;
-                }
-            }
+        tokio::spawn(async move { while self.echo_one().await.is_some() {} });
+    }
+
+    /// Answers one batch like that; `None` at the end of the stream.
+    pub(super) async fn echo_one(&mut self) -> Option<()> {
+        let message = self.from_access.message().await.ok()??;
+        let replies = message.requests.into_iter().filter(|request| request.id != 0);
+        let replies = replies.map(|request| BusinessReply {
+            id: request.id,
+            payload: request.payload,
+            ..BusinessReply::default()
         });
+        let event_ack = message.events.last().map_or(0, |event| event.sequence);
+        let answer = FromBusiness {
+            replies: replies.collect(),
+            event_ack,
+        };
+        self.to_access.send(Ok(answer)).await.ok()
     }
 }
 
