@@ -46,23 +46,29 @@ impl Worker {
     pub(super) fn begin_leaving(&mut self) {
         self.leaving = if self.machine.begin_leaving() {
             self.asked()
-        } else if self.gateway_is_gone() {
-            let now = self.now();
-            self.machine.begin_ending(now);
-            let owed = self.machine.owed();
-            if !owed.is_nothing() {
-                tracing::info!(
-                    worker = self.number,
-                    sessions = owed.sessions,
-                    events = owed.events,
-                    at_most_s = self.end_grace.as_secs_f64(),
-                    "the gateway has gone: staying until its sessions go on elsewhere or their ends are told"
-                );
-            }
-            Leaving::Emptying(now.micros)
         } else {
-            self.leave_alone()
+            self.leave_without_gateway()
         };
+    }
+
+    /// There is none to agree with. If it has ended in order, its sessions are waited for.
+    fn leave_without_gateway(&mut self) -> Leaving {
+        if !self.gateway_is_gone() || self.end_grace.is_zero() {
+            return self.leave_alone();
+        }
+        let now = self.now();
+        self.machine.begin_ending(now);
+        let owed = self.machine.owed();
+        if !owed.is_nothing() {
+            tracing::info!(
+                worker = self.number,
+                sessions = owed.sessions,
+                events = owed.events,
+                at_most_s = self.end_grace.as_secs_f64(),
+                "the gateway has gone: staying until its sessions go on elsewhere or their ends are told"
+            );
+        }
+        Leaving::Emptying(now.micros)
     }
 
     fn asked(&mut self) -> Leaving {
@@ -94,6 +100,8 @@ impl Worker {
             |since: u64, limit: Duration| u128::from(now.micros.saturating_sub(since)) >= limit.as_micros();
         match self.leaving {
             Leaving::Asked(_) if self.machine.gateway_is_done() => Leaving::Answering(now.micros),
+            // It ended in the moment in which it was asked.
+            Leaving::Asked(_) if self.machine.link_is_down() => self.leave_without_gateway(),
             Leaving::Asked(since) if !self.machine.link_is_live() || over(since, ANSWER) => {
                 tracing::warn!(
                     worker = self.number,
