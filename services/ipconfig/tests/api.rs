@@ -93,6 +93,7 @@ fn gateway(name: &str, metrics: SocketAddr) -> GatewayTarget {
         name: name.to_owned(),
         metrics: metrics.to_string(),
         endpoints: vec![endpoint],
+        draining: false,
     }
 }
 

@@ -127,7 +127,7 @@ impl PodWatch {
 
     fn start_with(client: Client, namespace: Option<&str>, selector: &str, times: Times) -> PodWatch {
         let health = Arc::new(WatchHealth::default());
-        let namespace = namespace.unwrap_or(client.default_namespace()).to_owned();
+        let namespace = namespace.map_or_else(|| client.default_namespace().to_owned(), str::to_owned);
         tracing::info!(namespace, selector, "watching pods");
         let pods: Api<v1::Pod> =
             Api::namespaced(listened(client, Arc::clone(&health), times.answer), &namespace);
