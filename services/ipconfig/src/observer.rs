@@ -15,7 +15,7 @@ use crate::metrics::{Metrics, ScoreGauges};
 use crate::picture::Picture;
 use crate::scores::Scores;
 use crate::source::{Source, Verdict};
-use crate::targets::{Change, GatewayTarget, Targets};
+use crate::targets::{Change, Targets};
 
 /// What does the looking.
 pub(crate) struct Observer {

@@ -270,7 +270,7 @@ mod tests {
     fn a_malformed_annotation_leaves_its_pod_out() {
         let many = format!(
             "[{}]",
-            vec![r#"{"protocol": "tcp", "host": "h", "port": 1}"#; 9].join(",")
+            [r#"{"protocol": "tcp", "host": "h", "port": 1}"#; 9].join(",")
         );
         let bad = [
             "",
