@@ -52,7 +52,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use self::access::{Gate, GateMetrics};
-pub use self::config::{MembersConfig, PushTokensConfig, RoutingConfig};
+pub use self::config::{MembersConfig, PodMembersConfig, PushTokensConfig, RoutingConfig};
 use self::feed::{FeedTimes, WINDOW};
 use self::hub::Hub;
 pub use self::membership::Member;
@@ -76,6 +76,9 @@ pub enum RoutingError {
     /// The configuration contradicts itself.
     #[error("the configuration can't be used: {0}")]
     Config(String),
+    /// The pods can't be watched.
+    #[error("members.pods: can't watch the pods")]
+    Pods(#[from] imaccess_pods::ConnectError),
     /// An address can't be taken.
     #[error("can't listen on {address} ({what})")]
     Bind {
@@ -111,6 +114,7 @@ pub struct Routing {
     push: TcpListener,
     push_addr: SocketAddr,
     admin: AdminServer,
+    members: Membership,
 }
 
 // === impl Routing ===
@@ -133,6 +137,7 @@ impl Routing {
         let admin = AdminServer::bind(config.admin_listen)
             .await
             .map_err(admin_fault)?;
+        let members = Membership::connect(&config.members).await?;
         let registry = Registry::new();
         ProcessMetrics::register(&registry, "routing", env!("CARGO_PKG_VERSION"));
         let mut hub = Hub::new(MemoryStore::new(), &config, RoutingMetrics::register(&registry));
@@ -162,6 +167,7 @@ impl Routing {
             push,
             push_addr,
             admin,
+            members,
         })
     }
 
@@ -211,11 +217,7 @@ impl Routing {
             }
         });
         let feeds = Feeds::new(Arc::clone(&self.hub), &self.config);
-        let feeds = tokio::spawn(feeds.run(
-            Membership::new(&self.config.members),
-            in_sync,
-            self.config.suspect_after,
-        ));
+        let feeds = tokio::spawn(feeds.run(self.members, in_sync, self.config.suspect_after));
 
         let begun = drain.clone();
         let until_drain = async move {
@@ -263,6 +265,19 @@ fn check(config: &RoutingConfig) -> Result<(), String> {
         }
     }
     config.check_access()?;
+    if let Some(pods) = &config.members.pods {
+        if config.members.file.is_some() || !config.members.fixed.is_empty() {
+            return Err("members: give one of `pods`, `file` and `fixed`".to_owned());
+        }
+        if pods.selector.trim().is_empty() {
+            return Err(
+                "members.pods.selector: must not be empty, or every pod would be a gateway".to_owned(),
+            );
+        }
+        if pods.routes_port == 0 {
+            return Err("members.pods.routes_port: must not be 0".to_owned());
+        }
+    }
     match membership::fault_in(&config.members.fixed) {
         Some(fault) => Err(format!("members.fixed: {fault}")),
         None => Ok(()),
@@ -308,6 +323,9 @@ impl Feeds {
                 _ = tick.tick() => {
                     let sizes = self.hub.store.sizes();
                     self.hub.metrics.set_sizes(sizes, self.hub.calls.awaited());
+                    if let Some(health) = membership.health() {
+                        self.hub.metrics.set_watch(health);
+                    }
                     if !in_sync.holds() && (self.hub.is_settled() || start.elapsed() >= settle_limit) {
                         in_sync.set(true);
                     }

@@ -150,6 +150,7 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
                 port: tcp.port(),
                 server_name: None,
             }],
+            draining: false,
         });
         let sidecar = SidecarConfig {
             cluster: CLUSTER.to_owned(),

@@ -147,6 +147,30 @@ pub struct MembersConfig {
     pub file_interval: Duration,
     /// The instances themselves, where they don't change.
     pub fixed: Vec<Member>,
+    /// The pods of a Kubernetes cluster; instead of `file` and `fixed`.
+    pub pods: Option<PodMembersConfig>,
+}
+
+/// Gateway pods as members: a pod's UID is its instance id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PodMembersConfig {
+    /// Their namespace; by default the service account's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Their labels, as in `kubectl -l`.
+    pub selector: String,
+    /// Where each pod's sidecar serves its routes.
+    #[serde(default = "routes_port")]
+    pub routes_port: u16,
+    /// How to reach the API server from outside a pod; by default what `KUBECONFIG` names, else the service account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// The sidecars' usual route feed.
+fn routes_port() -> u16 {
+    7_300
 }
 
 impl Default for RoutingConfig {
@@ -179,6 +203,7 @@ impl Default for MembersConfig {
             file: None,
             file_interval: Duration::from_millis(200),
             fixed: Vec::new(),
+            pods: None,
         }
     }
 }
