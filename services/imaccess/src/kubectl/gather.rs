@@ -29,10 +29,10 @@ struct Scores {
 #[derive(Deserialize)]
 struct GatewayScore {
     name: String,
-    #[serde(default)]
-    dynamic: f64,
-    #[serde(default, rename = "static")]
-    fixed: f64,
+    /// Not there before the first reading.
+    dynamic: Option<f64>,
+    #[serde(rename = "static")]
+    fixed: Option<f64>,
     state: String,
 }
 
@@ -220,7 +220,7 @@ async fn scores(client: &Client, namespace: &str, pods: &Api<Pod>, names: &Names
     };
     let mut fault = "no ipconfig pod is ready".to_owned();
     for pod in ipconfigs.items.iter().filter(|pod| is_ready(pod)) {
-        let text = page(client, namespace, &pod.name_any(), port::IPCONFIG_PAGES, "scores").await;
+        let text = page(client, namespace, &pod.name_any(), port::IPCONFIG_PAGES, "v1/scores").await;
         let read =
             text.and_then(|text| serde_json::from_str::<Scores>(&text).map_err(|error| error.to_string()));
         match read {
@@ -246,8 +246,8 @@ fn enter(scores: Scores, view: &mut ClusterView) {
     for pod in view.parts.iter_mut().flat_map(|part| &mut part.pods) {
         if let Some(score) = by_name.remove(&pod.name) {
             pod.score = Some(Score {
-                dynamic: score.dynamic,
-                fixed: score.fixed,
+                dynamic: score.dynamic.unwrap_or(0.0),
+                fixed: score.fixed.unwrap_or(0.0),
                 state: score.state,
             });
         }
