@@ -1,0 +1,129 @@
+//! Quantities as Kubernetes writes them.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// A whole, non-negative quantity: digits, then nothing, `k`, `M`, `G`, `T` (powers of 1,000) or `Ki`, `Mi`, `Gi`, `Ti` (powers of
+/// 1,024); a number without quotes is taken, too. For CPU, `m` (thousandths).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Quantity(pub String);
+
+/// What the API server lets through.
+const PATTERN: &str = r"^[0-9]+(m|k|M|G|T|Ki|Mi|Gi|Ti)?$";
+
+impl Quantity {
+    /// Its value, rounded up to whole units; `None` if it is no such quantity or doesn't fit.
+    #[must_use]
+    pub fn value(&self) -> Option<u64> {
+        let digits = self.0.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let number: u64 = digits.parse().ok()?;
+        let factor: u64 = match &self.0[digits.len()..] {
+            "m" => return Some(number.div_ceil(1_000)),
+            "" => 1,
+            "k" => 1_000,
+            "M" => 1_000_000,
+            "G" => 1_000_000_000,
+            "T" => 1_000_000_000_000,
+            "Ki" => 1 << 10,
+            "Mi" => 1 << 20,
+            "Gi" => 1 << 30,
+            "Ti" => 1 << 40,
+            _ => return None,
+        };
+        number.checked_mul(factor)
+    }
+}
+
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Quantity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Quantity;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a quantity such as 512Mi")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Quantity, E> {
+                Ok(Quantity(text.to_owned()))
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Quantity, E> {
+                Ok(Quantity(number.to_string()))
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Quantity, E> {
+                Ok(Quantity(number.to_string()))
+            }
+        }
+
+        deserializer.deserialize_any(Text)
+    }
+}
+
+impl JsonSchema for Quantity {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Quantity".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "pattern": PATTERN,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_whole_units() {
+        let table = [
+            ("0", Some(0)),
+            ("125M", Some(125_000_000)),
+            ("1G", Some(1_000_000_000)),
+            ("512Mi", Some(512 << 20)),
+            ("2Ti", Some(2 << 40)),
+            ("1500m", Some(2)),
+            ("1Gb", None),
+            ("", None),
+            ("M", None),
+            ("-1", None),
+            ("99999999999T", None),
+        ];
+        for (text, value) in table {
+            assert_eq!(Quantity(text.to_owned()).value(), value, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_taken_as_well_as_text() {
+        assert_eq!(
+            serde_json::from_str::<Quantity>("1000").unwrap(),
+            Quantity("1000".to_owned())
+        );
+        assert_eq!(
+            serde_json::from_str::<Quantity>("\"1k\"").unwrap().value(),
+            Some(1_000)
+        );
+        assert!(serde_json::from_str::<Quantity>("true").is_err());
+    }
+}
