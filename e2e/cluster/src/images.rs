@@ -36,7 +36,10 @@ pub fn toolbox(layout: &Layout) -> Result<PathBuf> {
     let program = busybox(&layout.tools())?;
     let mut layer = Layer::default();
     layer.copy("/bin/busybox", 0o755, &program)?;
-    layer.directory("/tmp", 0o1777);
+    layer
+        .directory("/tmp", 0o1777)
+        // A static program can't load what other sources of names would need.
+        .file("/etc/nsswitch.conf", 0o644, *b"hosts: files dns\nservices: files\n");
     for applet in output(&mut command(&program, ["--list"]))?.lines() {
         if applet != "busybox" {
             layer.link(&format!("/bin/{applet}"), "busybox");

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::layout::{Layout, NODES, Node};
+use crate::layout::{Layout, NODES, Node, OUTSIDE};
 use crate::packages::System;
 use crate::process::{command, feed, output};
 use crate::record::{Record, start_time};
@@ -123,9 +123,8 @@ fn begin(layout: &Layout, system: &System) -> Result<Record> {
             output(&mut kubectl(layout, ["get", "serviceaccount", "default"]))
                 .map_err(|error| format!("{error:#}"))
         })?;
-        until("CoreDNS is ready", START, || {
-            let ask = "wget -q -T 2 -O - http://127.0.0.1:8181/ready";
-            let words = ["sh", "-c", ask];
+        until("CoreDNS answers", START, || {
+            let words = ["nslookup", "kubernetes.default.svc.cluster.local", OUTSIDE];
             let mut look = namespaces::inside(&record, &system.busybox.to_string_lossy());
             output(look.args(words)).map_err(|error| format!("{error:#}"))
         })
