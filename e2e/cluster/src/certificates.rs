@@ -105,11 +105,7 @@ fn certificates() -> Vec<Certificate> {
 }
 
 fn sign(directory: &Path, certificate: &Certificate) -> Result<()> {
-    let Certificate {
-        file,
-        subject,
-        names,
-    } = certificate;
+    let Certificate { file, subject, names } = certificate;
     let mut extensions = "extendedKeyUsage=clientAuth,serverAuth\n".to_owned();
     if !names.is_empty() {
         extensions += &format!("subjectAltName={names}\n");

@@ -74,10 +74,7 @@ fn create(group: &Path) -> Result<()> {
     if group.join("cgroup.subtree_control").exists() {
         for controller in ["cpu", "cpuset", "memory", "pids", "io", "hugetlb"] {
             // What the machine hasn't isn't there below either; the kubelet says what it misses.
-            let _ = fs::write(
-                parent.join("cgroup.subtree_control"),
-                format!("+{controller}"),
-            );
+            let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
             let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
         }
     }

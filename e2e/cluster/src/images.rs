@@ -39,7 +39,11 @@ pub fn toolbox(layout: &Layout) -> Result<PathBuf> {
     layer
         .directory("/tmp", 0o1777)
         // A static program can't load what other sources of names would need.
-        .file("/etc/nsswitch.conf", 0o644, *b"hosts: files dns\nservices: files\n");
+        .file(
+            "/etc/nsswitch.conf",
+            0o644,
+            *b"hosts: files dns\nservices: files\n",
+        );
     for applet in output(&mut command(&program, ["--list"]))?.lines() {
         if applet != "busybox" {
             layer.link(&format!("/bin/{applet}"), "busybox");

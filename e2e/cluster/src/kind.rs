@@ -36,9 +36,7 @@ pub fn up(layout: &Layout, workspace: &Path) -> Result<()> {
     let credentials = kubeconfig(layout);
     if there.lines().any(|name| name == NAME) {
         println!("the kind cluster {NAME} is there already");
-        succeed(
-            command("kind", ["export", "kubeconfig", "--name", NAME, "--kubeconfig"]).arg(&credentials),
-        )?;
+        succeed(command("kind", ["export", "kubeconfig", "--name", NAME, "--kubeconfig"]).arg(&credentials))?;
     } else {
         let mut create = command("kind", ["create", "cluster", "--name", NAME, "--wait", "180s"]);
         // Paths in the configuration are relative to it.

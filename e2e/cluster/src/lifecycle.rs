@@ -16,7 +16,7 @@ use crate::process::{command, feed, output};
 use crate::record::{Record, start_time};
 use crate::wait::until;
 use crate::{
-    cgroups, certificates, components, configuration, control_plane, images, namespaces, network, node,
+    certificates, cgroups, components, configuration, control_plane, images, namespaces, network, node,
 };
 
 /// The API server answers within 10 s of a quiet machine, nodes are ready within 10 s more.
@@ -36,7 +36,10 @@ pub fn up(layout: &Layout, workspace: &Path) -> Result<Record> {
     if let Some(record) = Record::live(layout).filter(|record| record.complete) {
         match wait_for_nodes(layout, REUSE) {
             Ok(()) => {
-                println!("the local cluster runs already (API server on port {})", record.port);
+                println!(
+                    "the local cluster runs already (API server on port {})",
+                    record.port
+                );
                 return Ok(record);
             }
             Err(error) => println!("the local cluster that runs isn't healthy, and is replaced: {error:#}"),
@@ -60,7 +63,10 @@ pub fn up(layout: &Layout, workspace: &Path) -> Result<Record> {
             )));
         }
     };
-    println!("the local cluster is up after {:.0} s", start.elapsed().as_secs_f64());
+    println!(
+        "the local cluster is up after {:.0} s",
+        start.elapsed().as_secs_f64()
+    );
     Ok(record)
 }
 
@@ -156,12 +162,14 @@ fn end(layout: &Layout) -> Result<()> {
                 let _ = kill_process(pid, Signal::KILL);
             }
         }
-        until("the cluster's processes have ended", Duration::from_secs(30), || {
-            match start_time(record.init) {
+        until(
+            "the cluster's processes have ended",
+            Duration::from_secs(30),
+            || match start_time(record.init) {
                 Some(started) if started == record.started => Err("its first process runs".to_owned()),
                 _ => Ok(()),
-            }
-        })?;
+            },
+        )?;
     }
     cgroups::remove(layout)?;
     for name in ["cluster.json", "kubeconfig"] {

@@ -95,7 +95,10 @@ pub(crate) fn inside(record: &Record, program: &str) -> Command {
 /// A command that runs inside, in the network of a node.
 pub(crate) fn inside_node(record: &Record, node: &str, program: &str) -> Command {
     let mut nsenter = inside(record, "nsenter");
-    nsenter.arg(format!("--net=/run/netns/{node}")).arg("--").arg(program);
+    nsenter
+        .arg(format!("--net=/run/netns/{node}"))
+        .arg("--")
+        .arg(program);
     nsenter
 }
 
@@ -140,7 +143,9 @@ pub fn hold() -> Result<ExitCode> {
         .context("standard input is no listening socket")?
         .port();
     if std::process::id() != 1 {
-        bail!("this is the first process of the local cluster's namespaces: `cargo xtask cluster up` starts it");
+        bail!(
+            "this is the first process of the local cluster's namespaces: `cargo xtask cluster up` starts it"
+        );
     }
     thread::Builder::new()
         .name("forwarder".to_owned())

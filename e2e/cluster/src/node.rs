@@ -47,11 +47,9 @@ pub(crate) fn start_containerd(record: &Record, node: &Node, system: &System) ->
 
 /// Waits until containerd serves.
 pub(crate) fn wait_for_containerd(record: &Record, node: &Node, system: &System) -> Result<()> {
-    until(
-        &format!("containerd of {} answers", node.name),
-        SOCKET,
-        || ctr(record, node, system, "version").map_err(|error| format!("{error:#}")),
-    )
+    until(&format!("containerd of {} answers", node.name), SOCKET, || {
+        ctr(record, node, system, "version").map_err(|error| format!("{error:#}"))
+    })
     .map(drop)
 }
 

@@ -260,7 +260,11 @@ mod tests {
         other.environment = vec!["STAMP=4".to_owned()];
         let ((one, first), (two, second)) = (image().archive().unwrap(), other.archive().unwrap());
         assert_ne!(first.digest, second.digest);
-        let blobs = |archive: &[u8]| files(archive).into_keys().collect::<std::collections::BTreeSet<_>>();
+        let blobs = |archive: &[u8]| {
+            files(archive)
+                .into_keys()
+                .collect::<std::collections::BTreeSet<_>>()
+        };
         // Two layers, the two directories and three named files are shared; configuration and manifest are not.
         assert_eq!(blobs(&one).intersection(&blobs(&two)).count(), 7);
     }
@@ -282,7 +286,10 @@ mod tests {
         assert_eq!(config["config"]["User"], "65532:65532");
         let layers = manifest["layers"].as_array().unwrap();
         assert_eq!(layers.len(), 2);
-        for (layer, identity) in layers.iter().zip(config["rootfs"]["diff_ids"].as_array().unwrap()) {
+        for (layer, identity) in layers
+            .iter()
+            .zip(config["rootfs"]["diff_ids"].as_array().unwrap())
+        {
             let mut plain = Vec::new();
             flate2::read::GzDecoder::new(blob(&files, layer))
                 .read_to_end(&mut plain)

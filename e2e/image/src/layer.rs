@@ -105,9 +105,7 @@ impl Layer {
 /// Compresses as every run does: no name and no time in the header, a fixed level.
 pub(crate) fn gzip(plain: &[u8]) -> Result<Vec<u8>> {
     // 6 is the compressor's own default: 9 takes three times as long for one per cent.
-    let mut encoder = GzBuilder::new()
-        .mtime(0)
-        .write(Vec::new(), Compression::new(6));
+    let mut encoder = GzBuilder::new().mtime(0).write(Vec::new(), Compression::new(6));
     encoder.write_all(plain).context("compressing a layer")?;
     encoder.finish().context("compressing a layer")
 }

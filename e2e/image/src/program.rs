@@ -55,11 +55,7 @@ pub fn surroundings(program: &Path) -> Result<Layer> {
                 "root:x:0:0:root:/:/sbin/nologin\nnonroot:x:{NONROOT}:{NONROOT}:nonroot:/tmp:/sbin/nologin\n"
             ),
         )
-        .file(
-            "/etc/group",
-            0o644,
-            format!("root:x:0:\nnonroot:x:{NONROOT}:\n"),
-        )
+        .file("/etc/group", 0o644, format!("root:x:0:\nnonroot:x:{NONROOT}:\n"))
         .file("/etc/nsswitch.conf", 0o644, *b"hosts: files dns\n");
     for library in libraries(program)? {
         let at = library.to_string_lossy().into_owned();

@@ -71,10 +71,7 @@ pub(crate) fn write(
         stripped(binary, &workspace.target.join("image"))?,
     );
     let mut labels = BTreeMap::from([
-        (
-            "org.opencontainers.image.title".to_owned(),
-            "imaccess".to_owned(),
-        ),
+        ("org.opencontainers.image.title".to_owned(), "imaccess".to_owned()),
         (
             "org.opencontainers.image.licenses".to_owned(),
             "Apache-2.0".to_owned(),
