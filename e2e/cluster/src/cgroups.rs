@@ -63,7 +63,7 @@ fn hierarchies() -> Vec<PathBuf> {
 
 fn create(group: &Path) -> Result<()> {
     fs::create_dir_all(group).with_context(|| format!("cannot create {}", group.display()))?;
-    let parent = group.parent().unwrap_or(Path::new(ROOT));
+    let parent = group.parent().unwrap_or_else(|| Path::new(ROOT));
     for file in ["cpuset.cpus", "cpuset.mems"] {
         // Version 1 starts a group without processors and memory, and nothing can run in it until it has some.
         if parent.join("cpuset.cpus").exists() && !Path::new(ROOT).join("cgroup.controllers").exists() {

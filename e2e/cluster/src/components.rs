@@ -33,7 +33,7 @@ const SOURCES: [&str; 4] = ["go.mod", "go.sum", "coredns/main.go", "pause/main.g
 ///
 /// # Errors
 /// When Go is missing, or a component can't be built.
-pub fn build(layout: &Layout, workspace: &Path) -> Result<()> {
+pub(crate) fn build(layout: &Layout, workspace: &Path) -> Result<()> {
     let sources = workspace.join("e2e/cluster/components");
     let mut built_from = String::new();
     for name in SOURCES {

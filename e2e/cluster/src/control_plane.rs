@@ -127,5 +127,5 @@ pub(crate) fn start_controllers(record: &Record) -> Result<()> {
 fn component(record: &Record, name: &str, program: String, arguments: &[String]) -> Result<()> {
     let mut words = vec![program];
     words.extend_from_slice(arguments);
-    start(inside(record, "sh"), name, &words).map(drop)
+    start(inside(record, "sh"), name, &words)
 }

@@ -69,7 +69,7 @@ fn route_to_pods(credentials: &Path) -> Result<()> {
         let (Some(pods), Some(address)) = (node["spec"]["podCIDR"].as_str(), address) else {
             continue;
         };
-        services.get_or_insert(address.to_owned());
+        services.get_or_insert_with(|| address.to_owned());
         route(pods, address)?;
     }
     // kind's default range, which the configuration keeps.

@@ -41,7 +41,6 @@ mod process;
 mod record;
 mod wait;
 
-pub use components::build;
 pub use images::{load, toolbox};
 pub use layout::{Layout, NODES, Node};
 pub use lifecycle::{down, outside, restart_node, status, stop_node, up};

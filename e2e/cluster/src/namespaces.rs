@@ -107,23 +107,20 @@ pub(crate) fn script(record: &Record, script: &str) -> Result<String> {
     output(inside(record, "sh").args(["-e", "-c", script]))
 }
 
-/// Starts a component that goes on when its starter has ended; returns its pid inside.
+/// Starts a component that goes on when its starter has ended.
 ///
 /// `shell` is a command of [`inside`] or [`inside_node`] with the program `sh`.
-pub(crate) fn start(mut shell: Command, name: &str, words: &[String]) -> Result<i32> {
+pub(crate) fn start(mut shell: Command, name: &str, words: &[String]) -> Result<()> {
     // Its parent ends at once, so that it becomes a child of the namespaces' first process, which reaps it.
-    let detach = "log=$1; shift; setsid -- \"$@\" </dev/null >>\"$log\" 2>&1 & echo $!";
-    let printed = output(
+    let detach = "log=$1; shift; setsid -- \"$@\" </dev/null >>\"$log\" 2>&1 &";
+    output(
         shell
             .args(["-e", "-c", detach, "sh"])
             .arg(Layout::inside(&format!("logs/{name}.log")))
             .args(words),
     )
-    .with_context(|| format!("cannot start {name}"))?;
-    printed
-        .trim()
-        .parse()
-        .with_context(|| format!("the pid of {name}: {printed}"))
+    .with_context(|| format!("cannot start {name}"))
+    .map(drop)
 }
 
 /// What the namespaces' first process does: it reaps orphans, and forwards connections of its standard input (a

@@ -1,11 +1,12 @@
 //! One node: containerd, kubelet and kube-proxy in a network of their own; also lost, and back again.
 
-use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::layout::{Layout, NODES, Node};
 use crate::namespaces::{inside_node, script, start};
@@ -90,14 +91,8 @@ pub(crate) fn start_kubelet(record: &Record, node: &Node) -> Result<()> {
 }
 
 fn component(record: &Record, node: &Node, name: &str, words: &[String]) -> Result<()> {
-    let pid = start(
-        inside_node(record, node.name, "sh"),
-        &format!("{}-{name}", node.name),
-        words,
-    )?;
-    let pids = format!("{pid}\n");
-    let path = Layout::inside(&format!("nodes/{}/{name}.pid", node.name));
-    script(record, &format!("echo {} > {path}", pids.trim())).map(drop)
+    let shell = inside_node(record, node.name, "sh");
+    start(shell, &format!("{}-{name}", node.name), words)
 }
 
 /// Loses the node as a power cut does: first its cable, so that no FIN and no reset gets out, then every process of it.
@@ -108,27 +103,13 @@ pub(crate) fn stop(layout: &Layout, record: &Record, node: &Node) -> Result<()> 
         // Those outside reach Services through the node that is left.
         script(record, &network::services_via(other))?;
     }
-    // The node's own first, or they would start again what is killed. Shims carry their containerd's address.
-    let mut kill = String::new();
-    for name in ["kubelet", "containerd", "kube-proxy"] {
-        let path = Layout::inside(&format!("nodes/{}/{name}.pid", node.name));
-        let _ = writeln!(kill, "kill -9 $(cat {path}) 2>/dev/null || true");
-    }
-    let socket = configuration::containerd_socket(node);
-    let _ = writeln!(
-        kill,
-        "for line in /proc/[0-9]*/cmdline; do\n\
-         if tr '\\0' ' ' < $line 2>/dev/null | grep -q 'containerd-shim.* -address {socket}'; then\n\
-         pid=${{line%/cmdline}}; kill -9 ${{pid#/proc/}} 2>/dev/null || true\n\
-         fi\n\
-         done"
-    );
-    script(record, &kill)?;
     until("the node's processes have ended", SOCKET, || {
-        let pids = cgroups::processes(layout, node.name);
+        // The node's own are in its network, pods in its control groups; one may start another while it is looked at.
+        let mut pids = in_network(record, node)?;
+        pids.extend(cgroups::processes(layout, node.name));
         for pid in &pids {
-            if let Some(pid) = rustix::process::Pid::from_raw(*pid) {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            if let Some(pid) = Pid::from_raw(*pid) {
+                let _ = kill_process(pid, Signal::KILL);
             }
         }
         if pids.is_empty() {
@@ -137,6 +118,24 @@ pub(crate) fn stop(layout: &Layout, record: &Record, node: &Node) -> Result<()> 
             Err(format!("{pids:?}"))
         }
     })
+}
+
+/// Processes in the node's network, as this machine numbers them: containerd with its shims, kubelet, kube-proxy.
+fn in_network(record: &Record, node: &Node) -> Result<Vec<i32>, String> {
+    let namespace = format!("/proc/{}/root/run/netns/{}", record.init, node.name);
+    let inode = fs::metadata(&namespace)
+        .map_err(|error| format!("{namespace}: {error}"))?
+        .ino();
+    let link = format!("net:[{inode}]");
+    let processes = fs::read_dir("/proc").map_err(|error| error.to_string())?;
+    Ok(processes
+        .flatten()
+        .filter(|entry| {
+            // A process that ends meanwhile has no link any more.
+            fs::read_link(entry.path().join("ns/net")).is_ok_and(|target| target.as_os_str() == link.as_str())
+        })
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect())
 }
 
 /// Starts a stopped node again, as after a power cut: containers of before are gone, their pods are started anew.

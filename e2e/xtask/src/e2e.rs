@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use imaccess_cluster::{Layout, Record, build, down, kind, load, outside, toolbox, up};
+use imaccess_cluster::{Layout, Record, down, kind, load, outside, toolbox, up};
 
 use crate::cluster::path_with;
 use crate::image;
@@ -172,14 +172,6 @@ impl Cluster {
             Self::Given | Self::Local { .. } => Ok(()),
         }
     }
-}
-
-/// Builds the local cluster's components where the local cluster is what the tests will run on.
-pub(crate) fn components(workspace: &Workspace) -> Result<()> {
-    let layout = Layout::new(&workspace.target);
-    fs::create_dir_all(layout.path("bin"))
-        .with_context(|| format!("cannot create {}", layout.directory.display()))?;
-    build(&layout, &workspace.root)
 }
 
 /// The variable by which cargo is told what starts test programs.
