@@ -15,6 +15,12 @@ pub const NAME: &str = "imaccess-e2e";
 /// Environment variable with the node image to use: which Kubernetes it is. Without it, kind's own default.
 pub const IMAGE_VARIABLE: &str = "IMACCESS_E2E_NODE_IMAGE";
 
+/// The API server's audit log, which the configuration puts here.
+#[must_use]
+pub fn audit_log(workspace: &Path) -> PathBuf {
+    workspace.join("target/cluster/kind-audit/audit.log")
+}
+
 /// Whether a container engine answers and kind is there.
 #[must_use]
 pub fn is_there() -> bool {

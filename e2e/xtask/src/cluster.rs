@@ -111,5 +111,5 @@ fn shell(layout: &Layout, command: &[String]) -> Result<anyhow::Error> {
 pub(crate) fn path_with(directory: &Path) -> std::ffi::OsString {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let all = std::iter::once(directory.to_owned()).chain(std::env::split_paths(&path));
-    std::env::join_paths(all).unwrap_or(path.clone())
+    std::env::join_paths(all).unwrap_or_else(|_| path.clone())
 }

@@ -47,7 +47,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
             let names = programs(workspace)?;
             let mut command = workspace.cargo(["test", "--release", "-p", "imaccess-e2e"]);
             arguments(&mut command, &names, options.filter.as_deref());
-            cluster.environment(&layout, &mut command)?;
+            cluster.environment(&workspace.root, &layout, &mut command)?;
             status(&mut command)
         });
     if !options.keep {
@@ -137,7 +137,7 @@ impl Cluster {
     }
 
     /// What the tests read: see CONTRIBUTING.md.
-    pub(crate) fn environment(&self, layout: &Layout, command: &mut Command) -> Result<()> {
+    pub(crate) fn environment(&self, workspace: &Path, layout: &Layout, command: &mut Command) -> Result<()> {
         command.env("PATH", path_with(&layout.path("bin")));
         if !matches!(self, Self::Given) {
             command.env("IMACCESS_IMAGE", image::REFERENCE);
@@ -147,6 +147,7 @@ impl Cluster {
             Self::Kind => {
                 command
                     .env("KUBECONFIG", absolute(&kind::kubeconfig(layout))?)
+                    .env("IMACCESS_AUDIT_LOG", kind::audit_log(workspace))
                     .env("IMACCESS_E2E_CLUSTER", "kind");
             }
             Self::Local { record, .. } => {

@@ -144,7 +144,7 @@ fn e2e(workspace: &Workspace, layout: &Layout, cluster: &Cluster, steps: &mut St
     // The same selection as in `test`, or cargo would unite features otherwise and compile dependencies again.
     let mut command = linted(workspace, &["test", "--release", "--workspace"]);
     e2e::arguments(&mut command, &e2e::programs(workspace)?, None);
-    cluster.environment(layout, &mut command)?;
+    cluster.environment(&workspace.root, layout, &mut command)?;
     counted(&mut command, steps)
 }
 
