@@ -212,9 +212,10 @@ async fn a_lost_node_is_noticed_its_pods_are_replaced_and_it_comes_back() -> Res
 
     // Held open from outside: a lost node says no goodbye, so that it stays open.
     let held = tokio::net::TcpStream::connect((on_lost.address.as_str(), 8080)).await?;
-    nodes.stop(&lost)?;
+    let stopped = nodes.stop(&lost);
     clock.step("the node is lost");
     let noticed = async {
+        stopped?;
         wait_until("the node isn't ready", SOON, async || {
             Ok(if is_ready(&lost).await? {
                 Seen::NotYet("ready")

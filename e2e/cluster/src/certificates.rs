@@ -40,24 +40,22 @@ pub(crate) fn make(layout: &Layout, port: u16) -> Result<()> {
     for certificate in certificates() {
         sign(&directory, &certificate)?;
     }
-    let outside = format!("https://127.0.0.1:{port}");
-    let from_nodes = format!("https://{OUTSIDE}:{port}");
+    // The administrator's works on this machine, by the forwarder, and outside of the nodes, by the API server itself.
+    let anywhere = format!("https://127.0.0.1:{port}");
+    let inside = format!("https://{OUTSIDE}:{port}");
     for certificate in certificates()
         .iter()
         .filter(|certificate| certificate.file != "apiserver")
     {
-        let server = if certificate.file.starts_with("node") {
-            &from_nodes
-        } else {
-            &outside
-        };
+        let administrator = certificate.file == "admin";
+        let server = if administrator { &anywhere } else { &inside };
         let text = configuration::kubeconfig(
             server,
             &read(&directory, "ca.crt")?,
             &read(&directory, &format!("{}.crt", certificate.file))?,
             &read(&directory, &format!("{}.key", certificate.file))?,
         )?;
-        let path = if certificate.file == "admin" {
+        let path = if administrator {
             layout.kubeconfig()
         } else {
             directory.join(format!("{}.kubeconfig", certificate.file))

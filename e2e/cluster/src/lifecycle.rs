@@ -229,8 +229,26 @@ pub fn stop_node(layout: &Layout, name: &str) -> Result<()> {
 pub fn restart_node(layout: &Layout, name: &str) -> Result<()> {
     let record = live(layout)?;
     let node = find(name)?;
+    let before = renewed(layout, node)?;
     node::restart(layout, &record, node, &System::find(&layout.tools())?)?;
+    // A node that was lost a moment ago is still said to be ready: only a new sign of life means this life.
+    until("the node renews its lease", START, || {
+        match renewed(layout, node) {
+            Ok(now) if now != before => Ok(()),
+            Ok(now) => Err(now),
+            Err(error) => Err(format!("{error:#}")),
+        }
+    })?;
     wait_for_nodes(layout, START)
+}
+
+/// When the node last gave a sign of life, as text.
+fn renewed(layout: &Layout, node: &Node) -> Result<String> {
+    let path = "--output=jsonpath={.spec.renewTime}";
+    output(&mut kubectl(
+        layout,
+        ["--namespace=kube-node-lease", "get", "lease", node.name, path],
+    ))
 }
 
 fn live(layout: &Layout) -> Result<Record> {
