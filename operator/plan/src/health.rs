@@ -103,7 +103,7 @@ fn refused(cluster: &Cluster<'_>, part: Part, deployment: Option<&Deployment>) -
     Some(Problem::new(
         reason::PODS_REFUSED,
         format!(
-            "The API server refuses {} pods, so allow them (quota, Pod Security, admission){hint}: {}",
+            "The API server refuses {} pods, so allow them (quota, Pod Security, admission){hint}: {}.",
             part.as_str(),
             message.trim_end_matches('.'),
         ),

@@ -2,11 +2,11 @@
 //!
 //! Nothing here does I/O, reads a clock or makes random bytes; the controller gathers, calls [`plan()`], and carries out.
 //!
-//! Each kind of child has a module: [`configuration`] and [`pods`] with one file per part, [`deployment`], [`service`], [`access`],
-//! [`disruption`], [`autoscaler`], [`network`], [`monitor`]. [`children`] puts them together and compares them with what there is
-//! ([`differs`]); [`rendered`] keeps pod templates as they are when the operator is replaced. [`secrets`] and [`authority`] say which
-//! keys and certificates are due, [`slots`], [`endpoints`] and [`running`] what running pods are told. [`health`], [`conditions`] and
-//! [`status`] say how it goes.
+//! Each kind of child has a module: `configuration` and `pods` with one file per part, `deployment`, `service`, `access`,
+//! `disruption`, `autoscaler`, `network`, `monitor`. `children` puts them together and compares them with what there is
+//! (`differs`); `rendered` keeps pod templates as they are when the operator is replaced. `secrets` and `authority` say which
+//! keys and certificates are due, `slots`, `endpoints` and `running` what running pods are told. `health`, `conditions` and
+//! `status` say how it goes.
 
 mod access;
 mod authority;
@@ -36,6 +36,9 @@ mod service;
 mod slots;
 mod status;
 mod validity;
+
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -93,7 +96,10 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
 
     if !cluster.spec.paused {
         plan.look_again = look_again(&secrets, &changes, now);
-        plan.pods = running::patches(&cluster, &gateways, &children.desired, &secrets);
+        // While it isn't known what parts mount, neither is what their pods read.
+        if secrets.tokens.is_some() {
+            plan.pods = running::patches(&cluster, &gateways, &children.desired, &secrets);
+        }
         plan.delete = orphans::deletions(&cluster, &children.wanted());
         plan.secrets = secrets.steps;
         plan.apply = changes.apply;

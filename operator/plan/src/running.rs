@@ -51,10 +51,10 @@ impl<'a> Gateways<'a> {
     /// Replicas of the Deployment: those wanted; but it isn't reduced before the pods that should go are marked.
     pub(crate) fn replicas(&self, cluster: &Cluster<'_>) -> i32 {
         let wanted = cluster.spec.gateway.replicas;
-        let unmarked = |pod: &&&Pod| {
+        let unmarked = |pod: &&Pod| {
             self.is_condemned(pod) && annotation(pod, DELETION_COST_ANNOTATION) != self.cost(pod).as_deref()
         };
-        if self.pods.iter().find(unmarked).is_none() {
+        if !self.pods.iter().any(unmarked) {
             return wanted;
         }
         live_replicas(cluster).map_or(wanted, |live| live.max(wanted))

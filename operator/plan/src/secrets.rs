@@ -61,6 +61,9 @@ pub(crate) fn made(cluster: &Cluster<'_>) -> BTreeSet<String> {
 impl Secrets {
     fn certificates(&mut self, cluster: &Cluster<'_>, now: Timestamp) {
         let Some(authority) = self.own(cluster, &cluster.names.authority()) else {
+            let names = Identity::ALL.map(|identity| cluster.names.certificate(identity));
+            let missing = names.into_iter().filter(|name| cluster.secret(name).is_none());
+            self.absent.extend(missing);
             return;
         };
         let authority = authority.facts();

@@ -23,8 +23,10 @@ pub(crate) const SIDECAR_CONTAINER: &str = "state";
 /// For clients that are left at the drain's deadline to be told, flushed, and to read why they were closed: the gateway's
 /// `deadlines.drain`.
 const FLUSH_S: i64 = 10;
-/// For two processes to end, and for clocks that tick in seconds.
-const MARGIN_S: i64 = 15;
+/// What the sidecar has beyond the resume window to tell of sessions that ended: its `end_grace`.
+const TELLING_S: i64 = 5;
+/// For the kubelet between the two containers, and for flushing at both ends.
+const MARGIN_S: i64 = 5;
 
 /// Bytes of one connection's cursor, and cells that a shard's file has beyond twice the connections, as gateway and net have it.
 const CURSOR_BYTES: i64 = 32;
@@ -124,9 +126,11 @@ impl<'a> Inputs<'a> {
         pod
     }
 
-    /// The drain, the flush, then the time in which the sidecar still says where the sessions were.
+    /// The gateway's drain and flush, then the sidecar's wait for its sessions to resume elsewhere.
     fn grace_seconds(&self) -> i64 {
-        i64::from(self.drain_deadline_seconds) + FLUSH_S + i64::from(self.resume_window_seconds) + MARGIN_S
+        let gateway = i64::from(self.drain_deadline_seconds) + FLUSH_S;
+        let sidecar = i64::from(self.resume_window_seconds) + TELLING_S;
+        gateway + sidecar + MARGIN_S
     }
 
     fn gateway(&self) -> Value {

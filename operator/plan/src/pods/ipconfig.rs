@@ -13,6 +13,7 @@ use super::{
 };
 use crate::cluster::Cluster;
 use crate::configuration::{self, file, files, path};
+use crate::endpoints;
 
 /// Requests in flight are answered within 5 s.
 const GRACE_S: i32 = 30;
@@ -30,6 +31,8 @@ pub(crate) struct Inputs<'a> {
     scheduling: &'a Scheduling,
     /// Where gateways listen.
     pub(crate) listeners: &'a [Listener],
+    /// Whether clients can't use the pods' own addresses.
+    pub(crate) annotated_only: bool,
     /// Seconds of the scores' window.
     pub(crate) window_seconds: i32,
     /// Where figures come from, unless from the gateways.
@@ -50,6 +53,7 @@ impl<'a> Inputs<'a> {
             resources: &ipconfig.resources,
             scheduling: &ipconfig.scheduling,
             listeners: &cluster.spec.gateway.listeners,
+            annotated_only: endpoints::are_said(cluster.spec.gateway.exposure.kind),
             window_seconds: ipconfig.window_seconds,
             prometheus: ipconfig.metrics.prometheus.as_ref(),
             development_key: tokens.development_key.as_deref(),
