@@ -46,7 +46,9 @@ impl Lifetimes {
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
     /// The authority's Secret lacks what it should have.
-    #[error("Secret {secret} can't be used: {what}. Delete it to have a new authority made; every part then gets new certificates")]
+    #[error(
+        "Secret {secret} can't be used: {what}. Delete it to have a new authority made; every part then gets new certificates"
+    )]
     Unusable {
         /// Its name.
         secret: String,
@@ -158,7 +160,9 @@ pub fn issue(
     let signing_key = KeyPair::from_pem(signing_key).map_err(|_| unusable("ca.key is no private key"))?;
     let facts = facts(&current).ok_or_else(|| unusable("ca.crt is no certificate"))?;
     if facts.public_key != signing_key.public_key_raw() {
-        return Err(unusable("ca.key isn't the key of the first certificate in ca.crt"));
+        return Err(unusable(
+            "ca.key isn't the key of the first certificate in ca.crt",
+        ));
     }
     let issuer = Issuer::from_ca_cert_pem(&current, signing_key)?;
     let not_after = (now + lifetime).min(facts.not_after);
@@ -186,7 +190,10 @@ pub fn issue(
         ]),
         annotations: BTreeMap::from([
             (names::NOT_BEFORE_ANNOTATION.to_owned(), second(now).to_string()),
-            (names::NOT_AFTER_ANNOTATION.to_owned(), second(not_after).to_string()),
+            (
+                names::NOT_AFTER_ANNOTATION.to_owned(),
+                second(not_after).to_string(),
+            ),
             (names::ISSUED_FOR_ANNOTATION.to_owned(), issued_for.to_owned()),
         ]),
     })

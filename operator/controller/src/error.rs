@@ -154,11 +154,7 @@ mod tests {
             (api("BadRequest", 400), Class::Refused, "Rejected"),
             (api("InternalError", 500), Class::Transient, "ApiUnavailable"),
             (api("NotFound", 404), Class::Transient, "ApiUnavailable"),
-            (
-                service(Box::new(GateClosed)),
-                Class::NotLeading,
-                "NotLeading",
-            ),
+            (service(Box::new(GateClosed)), Class::NotLeading, "NotLeading"),
             (service("cut".into()), Class::Transient, "ApiUnavailable"),
             (Error::Panicked("x".to_owned()), Class::Defect, "OperatorDefect"),
         ];

@@ -93,22 +93,14 @@ impl Health {
 
     fn check_at(&self, now: Instant) -> Result<(), String> {
         let seconds = now.duration_since(self.began).as_secs();
-        let pulses = self
-            .shared
-            .pulses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let pulses = self.shared.pulses.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, last) in pulses.iter() {
             let silent = seconds.saturating_sub(last.load(Ordering::Relaxed));
             if silent > PULSE_LIMIT.as_secs() {
                 return Err(format!("{name} hasn't moved for {silent} s"));
             }
         }
-        let passes = self
-            .shared
-            .passes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let passes = self.shared.passes.lock().unwrap_or_else(PoisonError::into_inner);
         for (object, began) in passes.values() {
             let taken = now.saturating_duration_since(*began);
             if taken > PASS_LIMIT {
@@ -122,8 +114,7 @@ impl Health {
 impl Pulse {
     /// It has happened.
     pub fn beat(&self) {
-        self.last
-            .store(self.began.elapsed().as_secs(), Ordering::Relaxed);
+        self.last.store(self.began.elapsed().as_secs(), Ordering::Relaxed);
     }
 }
 

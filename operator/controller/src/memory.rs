@@ -103,11 +103,20 @@ mod tests {
         let first = child(1, Some("7"));
         assert!(!memory.is_settled(&key, &first));
         memory.applied(&key, &first, Some("8"));
-        assert!(!memory.is_settled(&key, &child(1, Some("8"))), "it did change something");
+        assert!(
+            !memory.is_settled(&key, &child(1, Some("8"))),
+            "it did change something"
+        );
         memory.applied(&key, &child(1, Some("8")), Some("8"));
         assert!(memory.is_settled(&key, &child(1, Some("8"))));
-        assert!(!memory.is_settled(&key, &child(2, Some("8"))), "something else is desired");
-        assert!(!memory.is_settled(&key, &child(1, Some("9"))), "the object has changed");
+        assert!(
+            !memory.is_settled(&key, &child(2, Some("8"))),
+            "something else is desired"
+        );
+        assert!(
+            !memory.is_settled(&key, &child(1, Some("9"))),
+            "the object has changed"
+        );
         assert!(!memory.is_settled(&key, &child(1, None)), "it is gone");
         assert!(!memory.is_settled(&Key::new("other", "demo"), &child(1, Some("8"))));
         memory.forget(&key);

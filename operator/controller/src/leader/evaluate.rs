@@ -98,7 +98,9 @@ impl Elector {
     /// Who holds it, as far as is known.
     #[must_use]
     pub fn holder(&self) -> Option<&str> {
-        self.seen.as_ref().and_then(|(record, _)| record.holder.as_deref())
+        self.seen
+            .as_ref()
+            .and_then(|(record, _)| record.holder.as_deref())
     }
 
     /// Takes note of the record as it was read or written. Only a change starts the holder's time anew.
@@ -210,12 +212,7 @@ mod tests {
             ..record("other", 1)
         };
         elector.see(Some(long), seconds(0));
-        assert_eq!(
-            elector.verdict(seconds(59)),
-            Verdict::Wait {
-                until: seconds(60)
-            }
-        );
+        assert_eq!(elector.verdict(seconds(59)), Verdict::Wait { until: seconds(60) });
     }
 
     #[test]
