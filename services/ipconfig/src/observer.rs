@@ -169,6 +169,7 @@ impl Observer {
 
     /// Ranks and writes all answers anew, having counted the clients sent by the old ones.
     fn publish(&mut self) {
+        self.show_pods();
         let now = self.clock.now();
         let old = self.published.load();
         let mut expected = 0;
@@ -186,7 +187,6 @@ impl Observer {
         let (census, standings) = (self.picture.census(), self.picture.standings());
         self.metrics.show(&census);
         self.score_gauges.show(&standings);
-        self.show_pods();
         self.metrics.rankings.inc();
         self.metrics
             .version
