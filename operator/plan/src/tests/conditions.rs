@@ -166,7 +166,7 @@ fn each_situation_has_its_conditions() {
                 world.change(|spec| {
                     spec.auth.token_keys_secret = Some(SecretName {
                         name: "issuers".to_owned(),
-                    })
+                    });
                 });
             }),
             "False SecretMissing [Stalled]",
@@ -179,7 +179,7 @@ fn each_situation_has_its_conditions() {
                 world.change(|spec| {
                     spec.auth.ticket_keys_secret = Some(SecretName {
                         name: "keys".to_owned(),
-                    })
+                    });
                 });
             }),
             "False SecretMissing [Stalled]",
@@ -221,7 +221,7 @@ fn nothing_replaces_pods_while_a_users_secret_is_missing() {
     world.change(|spec| {
         spec.auth.token_keys_secret = Some(SecretName {
             name: "issuers".to_owned(),
-        })
+        });
     });
     let plan = world.plan();
     let deployments = plan
@@ -290,7 +290,7 @@ fn conditions_that_are_there_only_while_they_are_true() {
     world.change(|spec| {
         spec.auth.token_keys_secret = Some(SecretName {
             name: "issuers".to_owned(),
-        })
+        });
     });
     world.settle();
     assert_eq!(there(&world, "DevelopmentTokens"), None);
