@@ -100,6 +100,15 @@ fn each_situation_has_its_conditions() {
             "kubectl describe pods -n chat -l app.kubernetes.io/component=gateway",
         ),
         (
+            "the rollout was paused by hand",
+            Box::new(|world| {
+                world.child(Kind::Deployment, "demo-gateway")["spec"]["paused"] = json!(true);
+                deployment_status(world, "demo-gateway", &json!({"updatedReplicas": 1}));
+            }),
+            "False RolloutPaused [Stalled]",
+            "kubectl rollout resume -n chat deployment/demo-gateway",
+        ),
+        (
             "pods are refused",
             Box::new(|world| {
                 let conditions =
