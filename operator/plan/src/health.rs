@@ -42,6 +42,8 @@ pub(crate) mod reason {
     pub(crate) const CRASH: &str = "CrashLoop";
     /// A container can't be made.
     pub(crate) const CONTAINER: &str = "ContainerNotCreated";
+    /// Somebody has paused a rollout.
+    pub(crate) const PAUSED_ROLLOUT: &str = "RolloutPaused";
     /// A rollout doesn't get on.
     pub(crate) const DEADLINE: &str = "ProgressDeadlineExceeded";
     /// No node takes a pod.
@@ -81,10 +83,12 @@ pub(crate) fn look(cluster: &Cluster<'_>, changing: &[Part], without_address: bo
         health
             .stalled
             .extend(late(cluster, part, deployment.as_ref(), unschedulable.as_ref()));
+        let unfinished = unfinished(cluster, part, deployment.as_ref(), changing);
+        if unfinished.is_some() {
+            health.stalled.extend(paused(cluster, part, deployment.as_ref()));
+        }
         health.progressing.extend(unschedulable);
-        health
-            .progressing
-            .extend(unfinished(cluster, part, deployment.as_ref(), changing));
+        health.progressing.extend(unfinished);
     }
     if without_address {
         health.progressing.push(address(cluster));
@@ -128,6 +132,18 @@ fn late(
         ),
     };
     Some(Problem::new(reason::DEADLINE, message))
+}
+
+/// Somebody has stopped the rollout by hand.
+fn paused(cluster: &Cluster<'_>, part: Part, deployment: Option<&Deployment>) -> Option<Problem> {
+    let paused = deployment?.spec.as_ref()?.paused?;
+    paused.then(|| {
+        let (name, namespace) = (cluster.names.part(part), &cluster.names.namespace);
+        let message = format!(
+            "The rollout of {name} was paused by hand: go on with kubectl rollout resume -n {namespace} deployment/{name}."
+        );
+        Problem::new(reason::PAUSED_ROLLOUT, message)
+    })
 }
 
 /// A Deployment that isn't there, isn't as it should be, or whose pods aren't yet.

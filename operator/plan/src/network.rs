@@ -29,7 +29,7 @@ pub(crate) fn desired(cluster: &Cluster<'_>) -> Vec<Desired> {
 
 fn ingress(cluster: &Cluster<'_>, part: Part) -> Vec<Value> {
     let policy = &cluster.spec.network_policy;
-    let scraped = |ports: &[i32]| rule(ports, namespaces(&policy.metrics_namespace_labels));
+    let scraped = |ports: &[i32]| rule(ports, &namespaces(&policy.metrics_namespace_labels));
     match part {
         Part::Gateway => {
             let clients: Vec<i32> = cluster
@@ -47,25 +47,25 @@ fn ingress(cluster: &Cluster<'_>, part: Part) -> Vec<Value> {
             // ipconfig reads the gateways' pages, whatever namespaces scrape metrics.
             let pages = scraped(&[port::GATEWAY_PAGES, port::SIDECAR_PAGES]);
             vec![
-                rule(&clients, Value::Null),
-                rule(&[port::ROUTES], routing),
-                rule(&[port::GATEWAY_CONTROL], operator),
+                rule(&clients, &Value::Null),
+                rule(&[port::ROUTES], &routing),
+                rule(&[port::GATEWAY_CONTROL], &operator),
                 pages,
             ]
         }
         Part::State => vec![
-            rule(&[port::PUSH], namespaces(&policy.push_namespace_labels)),
+            rule(&[port::PUSH], &namespaces(&policy.push_namespace_labels)),
             scraped(&[port::ROUTING_PAGES]),
         ],
         Part::Ipconfig => vec![
-            rule(&[port::IPCONFIG], Value::Null),
+            rule(&[port::IPCONFIG], &Value::Null),
             scraped(&[port::IPCONFIG_PAGES]),
         ],
     }
 }
 
 /// From everywhere when `from` is null.
-fn rule(ports: &[i32], from: Value) -> Value {
+fn rule(ports: &[i32], from: &Value) -> Value {
     let ports: Vec<Value> = ports
         .iter()
         .map(|port| json!({"protocol": "TCP", "port": port}))

@@ -21,14 +21,14 @@ pub(crate) fn of(plan: &Plan, before: Option<&ImAccessClusterStatus>) -> Vec<Not
         };
         notices.push(normal(
             reason,
-            format!("{verb} the Deployment {} ({}).", child.id.name, child.why),
+            &format!("{verb} the Deployment {} ({}).", child.id.name, child.why),
         ));
     }
     for deletion in &plan.delete {
         let (kind, name) = (deletion.id.kind.as_str(), &deletion.id.name);
         notices.push(normal(
             "Deleted",
-            format!("Deleted the {kind} {name}, which isn't needed any more."),
+            &format!("Deleted the {kind} {name}, which isn't needed any more."),
         ));
     }
     notices.extend(conditions(&plan.status, before));
@@ -47,11 +47,11 @@ fn secret(step: &SecretStep) -> Option<Notice> {
         }
         SecretStep::Certificate { identity, .. } => {
             let note = format!("Issued the certificate of {}.", identity.as_str());
-            return Some(normal("CertificateIssued", note));
+            return Some(normal("CertificateIssued", &note));
         }
         SecretStep::TicketKeys | SecretStep::DevelopmentTokens => return None,
     };
-    Some(normal("AuthorityChanged", note.to_owned()))
+    Some(normal("AuthorityChanged", note))
 }
 
 fn conditions(now: &ImAccessClusterStatus, before: Option<&ImAccessClusterStatus>) -> Vec<Notice> {
@@ -64,8 +64,8 @@ fn conditions(now: &ImAccessClusterStatus, before: Option<&ImAccessClusterStatus
             continue;
         }
         let notice = match condition.type_.as_str() {
-            condition::READY => normal("Ready", condition.message.clone()),
-            condition::PAUSED => normal("Paused", condition.message.clone()),
+            condition::READY => normal("Ready", &condition.message),
+            condition::PAUSED => normal("Paused", &condition.message),
             condition::STALLED => warning(&condition.reason, &condition.message),
             condition::DEVELOPMENT_TOKENS | condition::PRIVILEGED_PORTS | condition::DEGRADED => {
                 warning(&condition.type_, &condition.message)
@@ -81,11 +81,18 @@ fn find<'s>(status: &'s ImAccessClusterStatus, kind: &str) -> Option<&'s Conditi
     status.conditions.iter().find(|condition| condition.type_ == kind)
 }
 
-fn normal(reason: &str, note: String) -> Notice {
+/// Characters of a note: Kubernetes takes 1,024 bytes, and others' messages, which some have, may be of any length.
+const NOTE: usize = 250;
+
+fn cut(note: &str) -> String {
+    note.chars().take(NOTE).collect()
+}
+
+fn normal(reason: &str, note: &str) -> Notice {
     Notice {
         warning: false,
         reason: reason.to_owned(),
-        note,
+        note: cut(note),
     }
 }
 
@@ -93,6 +100,6 @@ fn warning(reason: &str, note: &str) -> Notice {
     Notice {
         warning: true,
         reason: reason.to_owned(),
-        note: note.to_owned(),
+        note: cut(note),
     }
 }

@@ -13,7 +13,8 @@ use crate::canonical::hash;
 use crate::cluster::{Cluster, Desired, annotation, is_terminating};
 use crate::configuration;
 use crate::endpoints;
-use crate::plan::PodPatch;
+use crate::observed::ChildId;
+use crate::plan::{Kind, PodPatch};
 use crate::secrets::{self, Secrets};
 use crate::slots::Slots;
 
@@ -117,12 +118,12 @@ fn live_replicas(cluster: &Cluster<'_>) -> Option<i32> {
 pub(crate) fn patches(
     cluster: &Cluster<'_>,
     gateways: &Gateways<'_>,
-    config_maps: &[Desired],
+    desired: &[Desired],
     secrets: &Secrets,
 ) -> Vec<PodPatch> {
     let mut all = Vec::new();
     for part in Part::ALL {
-        let configuration = configuration_hash(cluster, part, config_maps, secrets);
+        let configuration = configuration_hash(cluster, part, desired, secrets);
         for pod in cluster.pods(part).into_iter().filter(|pod| !is_terminating(pod)) {
             let mut labels = BTreeMap::new();
             let mut annotations =
@@ -175,16 +176,12 @@ fn patch(
 }
 
 /// A hash of all that running pods of a part read again.
-fn configuration_hash(
-    cluster: &Cluster<'_>,
-    part: Part,
-    config_maps: &[Desired],
-    secrets: &Secrets,
-) -> String {
+fn configuration_hash(cluster: &Cluster<'_>, part: Part, desired: &[Desired], secrets: &Secrets) -> String {
     let files: BTreeMap<String, &Value> = configuration::mounted(cluster, part)
         .into_iter()
         .filter_map(|name| {
-            let map = config_maps.iter().find(|map| map.id.name == name)?;
+            let is_it = |id: &ChildId| id.kind == Kind::ConfigMap && id.name == name;
+            let map = desired.iter().find(|desired| is_it(&desired.id))?;
             Some((name, &map.object["data"]))
         })
         .collect();

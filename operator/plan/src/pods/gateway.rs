@@ -118,7 +118,7 @@ impl<'a> Inputs<'a> {
                 volume::secret("state-tls", &names.certificate(Identity::Sidecar)),
                 volume::secret("tickets", self.tickets),
                 tokens,
-                volume::memory("sockets", format!("{}Mi", self.sockets_mib)),
+                volume::memory("sockets", &format!("{}Mi", self.sockets_mib)),
                 volume::disk("journal", JOURNAL_SIZE),
             ],
         });

@@ -25,7 +25,7 @@ pub(super) fn secret_key(volume: &str, name: &str, key: &str) -> Value {
 }
 
 /// An empty directory in memory.
-pub(super) fn memory(volume: &str, size: String) -> Value {
+pub(super) fn memory(volume: &str, size: &str) -> Value {
     json!({"name": volume, "emptyDir": {"medium": "Memory", "sizeLimit": size}})
 }
 

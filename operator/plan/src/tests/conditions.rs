@@ -100,6 +100,15 @@ fn each_situation_has_its_conditions() {
             "kubectl describe pods -n chat -l app.kubernetes.io/component=gateway",
         ),
         (
+            "the rollout was paused by hand",
+            Box::new(|world| {
+                world.child(Kind::Deployment, "demo-gateway")["spec"]["paused"] = json!(true);
+                deployment_status(world, "demo-gateway", &json!({"updatedReplicas": 1}));
+            }),
+            "False RolloutPaused [Stalled]",
+            "kubectl rollout resume -n chat deployment/demo-gateway",
+        ),
+        (
             "pods are refused",
             Box::new(|world| {
                 let conditions =
@@ -166,7 +175,7 @@ fn each_situation_has_its_conditions() {
                 world.change(|spec| {
                     spec.auth.token_keys_secret = Some(SecretName {
                         name: "issuers".to_owned(),
-                    })
+                    });
                 });
             }),
             "False SecretMissing [Stalled]",
@@ -179,7 +188,7 @@ fn each_situation_has_its_conditions() {
                 world.change(|spec| {
                     spec.auth.ticket_keys_secret = Some(SecretName {
                         name: "keys".to_owned(),
-                    })
+                    });
                 });
             }),
             "False SecretMissing [Stalled]",
@@ -221,7 +230,7 @@ fn nothing_replaces_pods_while_a_users_secret_is_missing() {
     world.change(|spec| {
         spec.auth.token_keys_secret = Some(SecretName {
             name: "issuers".to_owned(),
-        })
+        });
     });
     let plan = world.plan();
     let deployments = plan
@@ -290,7 +299,7 @@ fn conditions_that_are_there_only_while_they_are_true() {
     world.change(|spec| {
         spec.auth.token_keys_secret = Some(SecretName {
             name: "issuers".to_owned(),
-        })
+        });
     });
     world.settle();
     assert_eq!(there(&world, "DevelopmentTokens"), None);

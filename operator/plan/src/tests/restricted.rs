@@ -42,7 +42,7 @@ fn the_checker_finds_what_restricted_forbids() {
             pod["volumes"][0] = json!({"name": "x", "hostPath": {"path": "/"}});
         }),
         ("pod: seccomp", |pod| {
-            pod["securityContext"]["seccompProfile"] = Value::Null
+            pod["securityContext"]["seccompProfile"] = Value::Null;
         }),
         ("pod: root", |pod| pod["securityContext"]["runAsUser"] = json!(0)),
         ("pod: sysctl", |pod| {

@@ -91,7 +91,7 @@ fn what_is_wrong_with_a_certificate_renews_it() {
     type Case = (&'static str, fn(&mut crate::observed::SecretFacts));
     let table: [Case; 4] = [
         ("a key is missing", |facts| {
-            facts.keys.retain(|key| key != "tls.key")
+            facts.keys.retain(|key| key != "tls.key");
         }),
         ("nobody knows until when", |facts| {
             facts.annotations.remove(NOT_AFTER_ANNOTATION);

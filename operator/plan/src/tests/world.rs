@@ -245,6 +245,9 @@ impl World {
                     .iter_mut()
                     .enumerate()
                 {
+                    if !port["nodePort"].is_null() {
+                        continue;
+                    }
                     port["nodePort"] = json!(30_000 + 10 * slot + i64::try_from(index).unwrap());
                 }
                 if new["spec"]["type"] == json!("LoadBalancer") {
