@@ -137,8 +137,15 @@ impl Cluster {
     }
 
     /// What the tests read: see CONTRIBUTING.md.
-    pub(crate) fn environment(&self, workspace: &Path, layout: &Layout, command: &mut Command) -> Result<()> {
-        command.env("PATH", path_with(&layout.path("bin")));
+    pub(crate) fn environment(
+        &self,
+        workspace: &Workspace,
+        layout: &Layout,
+        command: &mut Command,
+    ) -> Result<()> {
+        command
+            .env("PATH", path_with(&layout.path("bin")))
+            .env("PROMETHEUS", programs::prometheus(workspace)?);
         if !matches!(self, Self::Given) {
             command.env("IMACCESS_IMAGE", image::REFERENCE);
         }
