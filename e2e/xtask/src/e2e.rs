@@ -14,8 +14,8 @@ use clap::Args;
 use imaccess_cluster::{Layout, Record, down, kind, load, outside, toolbox, up};
 
 use crate::cluster::path_with;
-use crate::image;
 use crate::workspace::{Workspace, status, succeed};
+use crate::{image, programs};
 
 /// Which tests, and where.
 #[derive(Args)]
@@ -44,10 +44,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     let outcome = succeed(&mut workspace.cargo(["build", "--release", "--quiet", "-p", "imaccess"]))
         .and_then(|()| cluster.load(workspace, &layout))
         .and_then(|()| {
-            let names = programs(workspace)?;
+            let names = test_programs(workspace)?;
             let mut command = workspace.cargo(["test", "--release", "-p", "imaccess-e2e"]);
             arguments(&mut command, &names, options.filter.as_deref());
-            cluster.environment(&workspace.root, &layout, &mut command)?;
+            cluster.environment(workspace, &layout, &mut command)?;
             status(&mut command)
         });
     if !options.keep {
@@ -61,7 +61,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
 }
 
 /// Names of the test programs that need a cluster.
-pub(crate) fn programs(workspace: &Workspace) -> Result<Vec<String>> {
+pub(crate) fn test_programs(workspace: &Workspace) -> Result<Vec<String>> {
     let directory = workspace.root.join("e2e/tests");
     let mut names: Vec<_> = fs::read_dir(&directory)
         .with_context(|| format!("cannot read {}", directory.display()))?
@@ -137,8 +137,15 @@ impl Cluster {
     }
 
     /// What the tests read: see CONTRIBUTING.md.
-    pub(crate) fn environment(&self, workspace: &Path, layout: &Layout, command: &mut Command) -> Result<()> {
-        command.env("PATH", path_with(&layout.path("bin")));
+    pub(crate) fn environment(
+        &self,
+        workspace: &Workspace,
+        layout: &Layout,
+        command: &mut Command,
+    ) -> Result<()> {
+        command
+            .env("PATH", path_with(&layout.path("bin")))
+            .env("PROMETHEUS", programs::prometheus(workspace)?);
         if !matches!(self, Self::Given) {
             command.env("IMACCESS_IMAGE", image::REFERENCE);
         }
@@ -147,7 +154,7 @@ impl Cluster {
             Self::Kind => {
                 command
                     .env("KUBECONFIG", absolute(&kind::kubeconfig(layout))?)
-                    .env("IMACCESS_AUDIT_LOG", kind::audit_log(workspace))
+                    .env("IMACCESS_AUDIT_LOG", kind::audit_log(&workspace.root))
                     .env("IMACCESS_E2E_CLUSTER", "kind");
             }
             Self::Local { record, .. } => {

@@ -30,3 +30,11 @@ pub(crate) fn promtool(workspace: &Workspace) -> Result<PathBuf> {
     }
     Ok(promtool)
 }
+
+/// The path of a Prometheus server, for the tests that let one scrape pods; unpacked as promtool is.
+pub(crate) fn prometheus(workspace: &Workspace) -> Result<PathBuf> {
+    if let Some(path) = env::var_os("PROMETHEUS") {
+        return Ok(path.into());
+    }
+    packages::unpacked("prometheus", "prometheus", &workspace.target.join("tools"))
+}

@@ -143,8 +143,8 @@ fn e2e(workspace: &Workspace, layout: &Layout, cluster: &Cluster, steps: &mut St
     cluster.load(workspace, layout)?;
     // The same selection as in `test`, or cargo would unite features otherwise and compile dependencies again.
     let mut command = linted(workspace, &["test", "--release", "--workspace"]);
-    e2e::arguments(&mut command, &e2e::programs(workspace)?, None);
-    cluster.environment(&workspace.root, layout, &mut command)?;
+    e2e::arguments(&mut command, &e2e::test_programs(workspace)?, None);
+    cluster.environment(workspace, layout, &mut command)?;
     counted(&mut command, steps)
 }
 
