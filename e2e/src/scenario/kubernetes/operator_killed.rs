@@ -34,7 +34,10 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
             let begun = Instant::now();
             let cluster = stage.namespace.cluster(&name, spec).await?;
             let had = has_children(kubernetes, &cluster, *children).await?;
-            ensure!(!is_ready(&cluster.get().await?), "{name} was finished before the kill");
+            ensure!(
+                !is_ready(&cluster.get().await?),
+                "{name} was finished before the kill"
+            );
             kill(kubernetes, &stage).await?;
             kills += 1;
             cluster
@@ -42,7 +45,10 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
                 .await
                 .with_context(|| format!("killed when {had} children were there"))?;
             report.figure(&format!("children_at_kill_{children}"), had);
-            report.figure(&format!("seconds_of_install_killed_at_{children}"), begun.elapsed().as_secs_f64());
+            report.figure(
+                &format!("seconds_of_install_killed_at_{children}"),
+                begun.elapsed().as_secs_f64(),
+            );
             let client = cluster.client("after-install").await?;
             cluster.call(&client, ECHO).await?;
             client.close().await;
@@ -80,7 +86,11 @@ async fn has_children(kubernetes: &Kubernetes, cluster: &Installation, count: us
     kubernetes
         .until(&format!("{count} children are there"), BEGINS, async || {
             let now = cluster.children().await?.len();
-            Ok(if now >= count { Seen::Yes(now) } else { Seen::NotYet(now) })
+            Ok(if now >= count {
+                Seen::Yes(now)
+            } else {
+                Seen::NotYet(now)
+            })
         })
         .await
 }
@@ -93,16 +103,25 @@ async fn in_the_middle_of_a_rollout(kubernetes: &Kubernetes, stage: &Stage) -> R
             let status = deployment.status.unwrap_or_default();
             let replicas = deployment.spec.and_then(|spec| spec.replicas).unwrap_or(0);
             let updated = status.updated_replicas.unwrap_or(0);
-            let seen = format!("{updated} of {replicas} updated, {:?} observed", status.observed_generation);
+            let seen = format!(
+                "{updated} of {replicas} updated, {:?} observed",
+                status.observed_generation
+            );
             // Before the change all are updated.
-            Ok(if updated < replicas { Seen::Yes(()) } else { Seen::NotYet(seen) })
+            Ok(if updated < replicas {
+                Seen::Yes(())
+            } else {
+                Seen::NotYet(seen)
+            })
         })
         .await
 }
 
 async fn gateways(stage: &Stage) -> Result<Vec<String>> {
     let pods = stage.cluster.pods(Part::Gateway).await?;
-    let living = pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    let living = pods
+        .into_iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none());
     Ok(living.filter_map(|pod| pod.metadata.uid).collect())
 }
 
@@ -119,12 +138,19 @@ async fn kill(kubernetes: &Kubernetes, stage: &Stage) -> Result<()> {
     kubernetes
         .until("the kubelet has restarted the operator", FINISHED, async || {
             let now: i32 = stage.operator.pods().await?.iter().map(restarts).sum();
-            Ok(if now > before { Seen::Yes(()) } else { Seen::NotYet(now) })
+            Ok(if now > before {
+                Seen::Yes(())
+            } else {
+                Seen::NotYet(now)
+            })
         })
         .await
 }
 
 fn restarts(pod: &k8s_openapi::api::core::v1::Pod) -> i32 {
-    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let statuses = pod
+        .status
+        .iter()
+        .flat_map(|status| status.container_statuses.iter().flatten());
     statuses.into_iter().map(|status| status.restart_count).sum()
 }
