@@ -173,7 +173,17 @@ fn bad() -> Vec<Bad> {
         (
             "a bandwidth that is no quantity",
             gateway(json!({"bandwidth": "1 GB/s"})),
-            &["spec.gateway.bandwidth", "should match"],
+            &["spec.gateway.bandwidth"],
+        ),
+        (
+            "a negative bandwidth",
+            gateway(json!({"bandwidth": -5})),
+            &["spec.gateway.bandwidth"],
+        ),
+        (
+            "negative memory",
+            gateway(json!({"resources": {"limits": {"memory": -1}}})),
+            &["spec.gateway.resources.limits", "memory"],
         ),
         (
             "a drain without time to drain",
@@ -223,7 +233,7 @@ fn bad() -> Vec<Bad> {
         (
             "a Prometheus that is no address",
             json!({"ipconfig": {"metrics": {"prometheus": {"url": "prometheus"}}}}),
-            &["url", "should match"],
+            &["spec.ipconfig.metrics.prometheus.url"],
         ),
         (
             "a window of nothing",
