@@ -6,6 +6,7 @@
 
 mod accept;
 mod fuzz;
+mod generate;
 mod layering;
 mod programs;
 mod sharing;
@@ -38,6 +39,8 @@ enum Verb {
     Test(test::Options),
     /// Run one promised behaviour at its full size and print its figures; exit status 1 if it fails.
     Accept(accept::Options),
+    /// Write what is made from the code: `crds/`, the chart's copy of it, `docs/reference.md`.
+    Gen,
     /// Run every fuzz target of the wire protocol for a number of seconds each.
     ///
     /// Needs a nightly toolchain (`rustup toolchain install nightly`); installs cargo-fuzz if it is missing.
@@ -59,6 +62,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Test(options) => test::run(&workspace, &options),
         Verb::Accept(options) => accept::run(&workspace, &options),
+        Verb::Gen => generate::run(&workspace),
         Verb::Fuzz(options) => fuzz::run(&workspace, &options),
     }
 }
