@@ -220,7 +220,14 @@ async fn scores(client: &Client, namespace: &str, pods: &Api<Pod>, names: &Names
     };
     let mut fault = "no ipconfig pod is ready".to_owned();
     for pod in ipconfigs.items.iter().filter(|pod| is_ready(pod)) {
-        let text = page(client, namespace, &pod.name_any(), port::IPCONFIG_PAGES, "v1/scores").await;
+        let text = page(
+            client,
+            namespace,
+            &pod.name_any(),
+            port::IPCONFIG_PAGES,
+            "v1/scores",
+        )
+        .await;
         let read =
             text.and_then(|text| serde_json::from_str::<Scores>(&text).map_err(|error| error.to_string()));
         match read {
