@@ -44,7 +44,7 @@ async fn check(kubernetes: &Kubernetes, mut report: Report) -> Result<Report> {
         documents += rendered.len();
         for document in rendered {
             let id = format!("{} {}", document["kind"], document["metadata"]["name"]);
-            if let Err(error) = dry_run(kubernetes, &namespace, document).await {
+            if let Err(error) = dry_run(kubernetes, &namespace, document, false).await {
                 wrong.push(format!("{name}: {id}: {error:#}"));
             }
         }
@@ -54,10 +54,7 @@ async fn check(kubernetes: &Kubernetes, mut report: Report) -> Result<Report> {
     report.figure("examples", examples.len());
     for path in examples {
         for document in objects::documents_of(&path)? {
-            // Examples name their own namespaces, or none.
-            let mut document = document;
-            document["metadata"]["namespace"] = json!(namespace.name);
-            if let Err(error) = dry_run(kubernetes, &namespace, document).await {
+            if let Err(error) = dry_run(kubernetes, &namespace, document, true).await {
                 wrong.push(format!("{}: {error:#}", path.display()));
             }
         }
@@ -139,8 +136,14 @@ async fn render(kubernetes: &Kubernetes, namespace: &Namespace, values: &Value) 
     objects::documents(&text)
 }
 
-/// A server-side dry run of an apply; whatever the API server doesn't know fails it.
-async fn dry_run(kubernetes: &Kubernetes, namespace: &Namespace, document: Value) -> Result<()> {
+/// A server-side dry run of an apply; whatever the API server doesn't know fails it. `moved` puts an object that names another
+/// namespace, which isn't there, into this one.
+async fn dry_run(
+    kubernetes: &Kubernetes,
+    namespace: &Namespace,
+    mut document: Value,
+    moved: bool,
+) -> Result<()> {
     let types: TypeMeta = serde_json::from_value(document.clone()).context("neither kind nor apiVersion")?;
     let kind = GroupVersionKind::try_from(&types).context("an apiVersion that is none")?;
     let (resource, capabilities) = pinned_kind(&kubernetes.client, &kind).await.with_context(|| {
@@ -153,12 +156,14 @@ async fn dry_run(kubernetes: &Kubernetes, namespace: &Namespace, document: Value
         .as_str()
         .context("no name")?
         .to_owned();
-    let own = document["metadata"]["namespace"]
-        .as_str()
-        .unwrap_or(&namespace.name)
-        .to_owned();
     let api: Api<DynamicObject> = if capabilities.scope == Scope::Namespaced {
-        Api::namespaced_with(kubernetes.client.clone(), &own, &resource)
+        if moved || document["metadata"]["namespace"].is_null() {
+            document["metadata"]["namespace"] = json!(namespace.name);
+        }
+        let own = document["metadata"]["namespace"]
+            .as_str()
+            .context("a namespace is text")?;
+        Api::namespaced_with(kubernetes.client.clone(), own, &resource)
     } else {
         Api::all_with(kubernetes.client.clone(), &resource)
     };

@@ -5,12 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use imaccess_operator_api::names::Part;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams};
+use kube::api::DeleteParams;
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::stage::{ECHO, Stage};
 use crate::kubernetes::audit::Entry;
+use crate::kubernetes::operator::remove_now;
 use crate::kubernetes::process::Signal;
 use crate::kubernetes::{Kubernetes, with_kubernetes};
 use crate::report::{Report, Size};
@@ -35,9 +36,7 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
 
         let first = stage.operator.leader(kubernetes, TAKEN_OVER).await?;
         let begun = Instant::now();
-        let pods: Api<Pod> = stage.namespace.api();
-        pods.delete(name(&first)?, &DeleteParams::default().grace_period(0))
-            .await?;
+        remove_now(kubernetes, &first).await?;
         // What counts is that somebody acts.
         stage
             .cluster
