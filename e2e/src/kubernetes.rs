@@ -1,268 +1,256 @@
-//! A Kubernetes cluster under test, by `kubectl`: the one that `cargo xtask e2e` prepared, or that `KUBECONFIG` names.
+//! Scenarios on a Kubernetes cluster: whatever `KUBECONFIG` names.
+//!
+//! - [`environment`]: what `cargo xtask e2e` prepared, as variables.
+//! - [`namespace`]: a namespace of the scenario's own. [`diagnosis`]: what its pods and events say when something failed.
+//! - [`release`]: the chart, by helm. [`operator`]: the operator's pods and its lease.
+//! - [`installation`]: one `ImAccessCluster` and what the operator made of it. [`objects`]: objects of any kind.
+//! - [`echo`]: a business. [`images`]: another image of the same binary.
+//! - [`audit`]: the API server's audit log. [`process`]: signals to a pod's process. [`nodes`]: nodes lost and started.
+//!
+//! Invariants: a scenario touches only namespaces that it made, and objects without a namespace that its helm releases
+//! made; both are removed when it ends, whether it passed or not. The definition of the custom resource is the exception:
+//! it is applied before each scenario and stays, because clusters of others would go with it.
 
-use std::env;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+pub mod audit;
+pub mod diagnosis;
+pub mod echo;
+pub mod environment;
+pub mod images;
+pub mod installation;
+pub mod namespace;
+pub mod nodes;
+pub mod objects;
+pub mod operator;
+pub mod process;
+pub mod release;
+
+use std::fmt::Debug;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
-use tokio::time::timeout;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Client, Config};
 
-use crate::wait::{Seen, wait_until};
+pub use environment::Environment;
+pub use installation::{Installation, small_spec};
+pub use namespace::Namespace;
+pub use release::Release;
 
-/// No call of `kubectl` takes longer, but for those that wait for something, which say how long.
-const CALL: Duration = Duration::from_secs(60);
+use crate::wait::{Seen, wait_until_polled};
 
-/// The image of the binary under test, as pods name it.
-///
-/// # Errors
-/// When `IMACCESS_IMAGE` isn't set: the test was not started by `cargo xtask e2e`.
-pub fn image() -> Result<String> {
-    env::var("IMACCESS_IMAGE").context("IMACCESS_IMAGE isn't set: run these tests by `cargo xtask e2e`")
+/// Between two looks at the API server: short against every promise in seconds, long against what a look costs it.
+const POLL: Duration = Duration::from_millis(100);
+/// An answer of the API server that takes longer is a finding.
+const ANSWER: Duration = Duration::from_secs(30);
+/// Until the API server serves a kind whose definition was just applied.
+const ESTABLISHED: Duration = Duration::from_secs(30);
+/// The definition's name.
+pub const DEFINITION: &str = "imaccessclusters.imaccess.io";
+/// Who changes objects in scenarios, for field managers.
+pub const MANAGER: &str = "imaccess-e2e";
+
+/// The connection to the API server, and what the scenario has made.
+pub struct Kubernetes {
+    /// With the rights of the kubeconfig: a cluster administrator's.
+    pub client: Client,
+    /// What was prepared.
+    pub environment: Environment,
+    scenario: String,
+    /// Tells this run's names from those of others.
+    run: String,
+    made: Mutex<Made>,
 }
 
-/// Image with a shell, `nslookup`, `wget`, `httpd` and `nc`; there on the local cluster and on kind. (Its `wget -T` crashes:
-/// `timeout 5 wget` instead.)
-pub const TOOLBOX: &str = "imaccess.io/toolbox:1";
-
-/// What the Pod Security level `restricted` asks of a container.
-#[must_use]
-pub fn restricted() -> Value {
-    json!({
-        "allowPrivilegeEscalation": false,
-        "runAsNonRoot": true,
-        "capabilities": { "drop": ["ALL"] },
-        "seccompProfile": { "type": "RuntimeDefault" },
-    })
+#[derive(Default)]
+struct Made {
+    namespaces: Vec<String>,
+    /// Name and namespace.
+    releases: Vec<(String, String)>,
+    /// Parts of ERROR lines that the scenario provokes.
+    expected_errors: Vec<String>,
 }
 
-/// Runs `kubectl` to its end and returns what it printed.
+/// Runs a scenario's body with a connection, and removes what it made, whether it passed or not. On failure, events and logs
+/// of its namespaces are printed first; on success, an ERROR in a log of its pods that wasn't expected fails it.
 ///
 /// # Errors
-/// When it can't be started, doesn't end within a minute, or fails; with what it complained of.
-pub async fn kubectl(arguments: &[&str]) -> Result<String> {
-    kubectl_with(arguments, "", CALL).await
-}
-
-/// As [`kubectl`], with text on standard input and another deadline.
-///
-/// # Errors
-/// As there.
-pub async fn kubectl_with(arguments: &[&str], input: &str, deadline: Duration) -> Result<String> {
-    let mut child = Command::new("kubectl")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .context("cannot start kubectl")?;
-    let mut stdin = child.stdin.take().context("standard input is piped")?;
-    let shown = || format!("`kubectl {}`", arguments.join(" "));
-    let run = async {
-        // A command that reads nothing may have closed it.
-        let _ = stdin.write_all(input.as_bytes()).await;
-        drop(stdin);
-        child.wait_with_output().await
-    };
-    let output = timeout(deadline, run)
-        .await
-        .with_context(|| format!("{} didn't end within {deadline:?}", shown()))?
-        .with_context(shown)?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{} ({}): {}", shown(), output.status, said.trim());
+/// Those of the body; when there is no cluster; when something is left that can't be removed.
+pub async fn with_kubernetes<T>(
+    scenario: &str,
+    body: impl AsyncFnOnce(&Kubernetes) -> Result<T>,
+) -> Result<T> {
+    let kubernetes = Kubernetes::connect(scenario).await?;
+    kubernetes.apply_definition().await?;
+    let mut outcome = body(&kubernetes).await;
+    if outcome.is_ok()
+        && let Err(error) = kubernetes.check_logs().await
+    {
+        outcome = Err(error);
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    if outcome.is_err() {
+        for namespace in kubernetes.namespaces() {
+            eprintln!("{}", diagnosis::of(&kubernetes.client, &namespace).await);
+        }
+    }
+    let cleaned = kubernetes.clean().await;
+    match (outcome, cleaned) {
+        (Ok(found), Ok(())) => Ok(found),
+        (Ok(_), Err(error)) => Err(error.context("after the scenario, which passed")),
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(left)) => {
+            eprintln!("and then: {left:#}");
+            Err(error)
+        }
+    }
 }
 
-/// What `kubectl … --output=json` printed.
-///
-/// # Errors
-/// As [`kubectl`].
-pub async fn json(arguments: &[&str]) -> Result<Value> {
-    let mut all = arguments.to_vec();
-    all.push("--output=json");
-    serde_json::from_str(&kubectl(&all).await?).context("kubectl printed no JSON")
-}
-
-/// Names of the nodes that pods run on: all without a taint that keeps them off.
-///
-/// # Errors
-/// As [`kubectl`].
-pub async fn workers() -> Result<Vec<String>> {
-    let list = json(&["get", "nodes"]).await?;
-    let nodes = list["items"].as_array().into_iter().flatten();
-    Ok(nodes
-        .filter(|node| {
-            node["spec"]["taints"].as_array().is_none_or(|taints| {
-                taints
-                    .iter()
-                    .all(|taint| taint["key"] != "node-role.kubernetes.io/control-plane")
-            })
+impl Kubernetes {
+    async fn connect(scenario: &str) -> Result<Self> {
+        // A second call in the same process finds the first one's provider.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let environment = Environment::read()?;
+        let mut config = Config::infer()
+            .await
+            .context("no kubeconfig: `cargo xtask e2e` and `cargo xtask accept` name one by KUBECONFIG")?;
+        config.read_timeout = Some(ANSWER);
+        let client = Client::try_from(config).context("a client for the API server")?;
+        let version = client
+            .apiserver_version()
+            .await
+            .context("the API server of KUBECONFIG doesn't answer")?;
+        println!(
+            "{scenario} on Kubernetes {} ({})",
+            version.git_version, environment.cluster
+        );
+        let run = std::iter::repeat_with(|| fastrand::char('a'..='z'))
+            .take(5)
+            .collect();
+        Ok(Self {
+            client,
+            environment,
+            scenario: scenario.to_owned(),
+            run,
+            made: Mutex::default(),
         })
-        .filter_map(|node| node["metadata"]["name"].as_str().map(str::to_owned))
-        .collect())
-}
-
-/// Whether the node's condition `Ready` is `True`, as the API server knows it.
-///
-/// # Errors
-/// As [`kubectl`], and when there is no such node.
-pub async fn is_ready(node: &str) -> Result<bool> {
-    let node = json(&["get", "node", node]).await?;
-    let conditions = node["status"]["conditions"].as_array();
-    Ok(conditions
-        .into_iter()
-        .flatten()
-        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True"))
-}
-
-/// A namespace of one test: the level `restricted` is enforced in it. Deleted when dropped.
-#[derive(Debug)]
-pub struct Namespace {
-    /// Its name, which no other test has.
-    pub name: String,
-}
-
-impl Namespace {
-    /// Creates one whose name starts with this.
-    ///
-    /// # Errors
-    /// As [`kubectl`].
-    pub async fn create(prefix: &str) -> Result<Self> {
-        let name = format!("{prefix}-{:08x}", fastrand::u32(..));
-        let manifest = json!({
-            "apiVersion": "v1", "kind": "Namespace",
-            "metadata": { "name": name, "labels": { "pod-security.kubernetes.io/enforce": "restricted" } },
-        });
-        kubectl_with(&["create", "--filename=-"], &manifest.to_string(), CALL).await?;
-        Ok(Self { name })
     }
 
-    /// Runs `kubectl` in the namespace.
+    /// Applies the definition as this version of the types makes it, and waits until it is served.
     ///
     /// # Errors
-    /// As [`kubectl`].
-    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        let mut all = vec!["--namespace", &self.name];
-        all.extend(arguments);
-        kubectl(&all).await
+    /// When the API server refuses it, or doesn't serve it in time.
+    pub async fn apply_definition(&self) -> Result<()> {
+        let definition = imaccess_operator_api::crd::definition();
+        self.apply_definition_of(&definition).await
     }
 
-    /// What `kubectl … --output=json` printed in the namespace.
+    /// As [`Kubernetes::apply_definition`], with another one.
     ///
     /// # Errors
-    /// As [`kubectl`].
-    pub async fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let mut all = vec!["--namespace", &self.name];
-        all.extend(arguments);
-        json(&all).await
-    }
-
-    /// Applies objects in the namespace.
-    ///
-    /// # Errors
-    /// As [`kubectl`]; the API server's refusal is in the message.
-    pub async fn apply(&self, objects: &[Value]) -> Result<()> {
-        let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
-        let arguments = ["--namespace", &self.name, "apply", "--filename=-"];
-        kubectl_with(&arguments, &list.to_string(), CALL).await.map(drop)
-    }
-
-    /// Waits until all replicas of a Deployment are available, and none of an older revision is left.
-    ///
-    /// # Errors
-    /// When they aren't in time, with the state of its pods.
-    pub async fn available(&self, deployment: &str, deadline: Duration) -> Result<()> {
-        wait_until(
-            &format!("Deployment {deployment} is available"),
-            deadline,
-            async || {
-                let seen = self.json(&["get", "deployment", deployment]).await?;
-                let (spec, status) = (&seen["spec"], &seen["status"]);
-                let wanted = spec["replicas"].as_i64();
-                let done = status["availableReplicas"].as_i64() == wanted
-                    && status["updatedReplicas"].as_i64() == wanted
-                    && status["replicas"].as_i64() == wanted
-                    && status["observedGeneration"] == seen["metadata"]["generation"];
-                if done {
-                    return Ok(Seen::Yes(()));
-                }
-                Ok(Seen::NotYet(
-                    self.kubectl(&["get", "pods", "--output=wide"]).await?,
-                ))
-            },
+    /// When the API server refuses it, or doesn't serve it in time.
+    pub async fn apply_definition_of(&self, definition: &CustomResourceDefinition) -> Result<()> {
+        let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        let name = definition
+            .metadata
+            .name
+            .as_deref()
+            .context("a definition has a name")?;
+        api.patch(
+            name,
+            &PatchParams::apply(MANAGER).force(),
+            &Patch::Apply(definition),
         )
         .await
+        .with_context(|| format!("the API server refuses the definition {name}"))?;
+        self.until(&format!("{name} is established"), ESTABLISHED, async || {
+            let conditions = api.get(name).await?.status.and_then(|status| status.conditions);
+            let conditions = conditions.unwrap_or_default();
+            let established = conditions
+                .iter()
+                .any(|condition| condition.type_ == "Established" && condition.status == "True");
+            Ok(if established {
+                Seen::Yes(())
+            } else {
+                Seen::NotYet(conditions)
+            })
+        })
+        .await
     }
 
-    /// The running pods with this label that are not being deleted.
+    /// A name that no other run has, for namespaces and releases: the scenario, a word, and this run's letters.
+    #[must_use]
+    pub fn unique(&self, word: &str) -> String {
+        let words = [self.scenario.as_str(), word, self.run.as_str()];
+        let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        words.join("-")
+    }
+
+    /// Waits until a look finds what it looks for; the deadline is stretched by the machine's patience.
     ///
     /// # Errors
-    /// As [`kubectl`].
-    pub async fn pods(&self, selector: &str) -> Result<Vec<Pod>> {
-        let list = self.json(&["get", "pods", "--selector", selector]).await?;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        Ok(list["items"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|pod| {
-                pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null()
-            })
-            .map(|pod| Pod {
-                name: text(&pod["metadata"]["name"]),
-                uid: text(&pod["metadata"]["uid"]),
-                node: text(&pod["spec"]["nodeName"]),
-                address: text(&pod["status"]["podIP"]),
-            })
-            .collect())
+    /// When the deadline passes, with what was seen last; or the first error of a look.
+    pub async fn until<T, S: Debug>(
+        &self,
+        what: &str,
+        deadline: Duration,
+        look: impl AsyncFnMut() -> Result<Seen<T, S>>,
+    ) -> Result<T> {
+        wait_until_polled(what, self.environment.patience(deadline), POLL, look).await
     }
-}
 
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        // Not waited for: nobody uses the name again.
-        let _ = std::process::Command::new("kubectl")
-            .args(["delete", "namespace", &self.name, "--wait=false"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .status();
+    /// Parts of ERROR lines that this scenario provokes; others fail it.
+    pub fn expect_errors(&self, parts: &[&str]) {
+        let parts = parts.iter().map(|part| (*part).to_owned());
+        self.made().expected_errors.extend(parts);
     }
-}
 
-/// A running pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pod {
-    /// Its name.
-    pub name: String,
-    /// Its UID.
-    pub uid: String,
-    /// The node that it runs on.
-    pub node: String,
-    /// Its address.
-    pub address: String,
-}
-
-/// Prints how long each step of a test took.
-#[derive(Debug)]
-pub struct Clock {
-    last: Instant,
-}
-
-impl Default for Clock {
-    fn default() -> Self {
-        Self { last: Instant::now() }
+    /// The namespaces that the scenario has made.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<String> {
+        self.made().namespaces.clone()
     }
-}
 
-impl Clock {
-    /// Says that this was done since the last step.
-    pub fn step(&mut self, what: &str) {
-        println!("  {:>6.1} s  {what}", self.last.elapsed().as_secs_f64());
-        self.last = Instant::now();
+    fn made(&self) -> MutexGuard<'_, Made> {
+        self.made.lock().expect("no holder of this lock panics")
+    }
+
+    async fn check_logs(&self) -> Result<()> {
+        let expected = self.made().expected_errors.clone();
+        let mut errors = Vec::new();
+        for namespace in self.namespaces() {
+            errors.extend(diagnosis::errors(&self.client, &namespace, &expected).await?);
+        }
+        if !errors.is_empty() {
+            bail!(
+                "{} unexpected ERROR line(s):\n{}",
+                errors.len(),
+                errors.join("\n")
+            );
+        }
+        Ok(())
+    }
+
+    /// Removes what the scenario made: releases first, because theirs are objects without a namespace.
+    async fn clean(&self) -> Result<()> {
+        let releases = std::mem::take(&mut self.made().releases);
+        let namespaces = std::mem::take(&mut self.made().namespaces);
+        if std::env::var_os(environment::KEEP).is_some() {
+            println!("kept: releases {releases:?}, namespaces {namespaces:?}");
+            return Ok(());
+        }
+        let mut failed = None;
+        for (name, namespace) in releases.iter().rev() {
+            if let Err(error) = release::uninstall(&self.environment, name, namespace).await {
+                failed = Some(error);
+            }
+        }
+        for namespace in namespaces.iter().rev() {
+            namespace::begin_delete(&self.client, namespace).await?;
+        }
+        for namespace in &namespaces {
+            namespace::wait_gone(self, namespace).await?;
+        }
+        failed.map_or(Ok(()), Err)
     }
 }

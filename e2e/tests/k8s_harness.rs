@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use imaccess_cluster::Nodes;
-use imaccess_e2e::kubernetes::{
+use imaccess_e2e::kubectl::{
     Clock, Namespace, TOOLBOX, image, is_ready, kubectl, kubectl_with, restricted, workers,
 };
 use imaccess_e2e::wait::{Seen, wait_until};
