@@ -148,6 +148,12 @@ impl Fleet {
         self.ground.begin.elapsed()
     }
 
+    /// A moment as its entries count it.
+    #[must_use]
+    pub fn at(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.ground.begin)
+    }
+
     /// The names of those that haven't left.
     #[must_use]
     pub fn present(&self) -> Vec<String> {
