@@ -8,6 +8,7 @@
 //! - [`page`]: metrics pages.
 //! - [`replace`]: parts replaced while the cluster runs, and what holds then.
 //! - [`witness`]: thousands of clients that notice everything. [`events`]: what a business was told of them.
+//! - [`kubernetes`]: the same on Kubernetes: charts, custom resources, the audit log.
 //! - [`wait`]: waiting for a state, never for a time.
 //! - [`report`]: what a scenario measured, and the limits it is held to.
 //! - [`scenario`]: one module per promised behaviour. The tests in `tests/` run them small; `cargo xtask accept`
@@ -21,6 +22,7 @@ pub mod business;
 pub mod cluster;
 pub mod command;
 pub mod events;
+pub mod kubernetes;
 pub mod latency;
 pub mod logs;
 pub mod page;
