@@ -1,7 +1,7 @@
 //! A fleet of devices that use the SDK as an application does, and write down everything that happens to their connections.
 //!
 //! - [`course`]: what one device went through, from its states; pure. [`pace`]: when many were told to go; pure.
-//! - [`farewell`]: clients without SDK that see a gateway's end frame by frame.
+//! - [`farewell`]: clients without SDK that see a gateway's end frame by frame. [`sink`]: clients that only take.
 //!
 //! Invariants: a device asks ipconfig where to go, as any client; a state is written down with the time at which it was
 //! shown; a lost connection is never too short to be seen, because the devices wait before they come again.
@@ -9,6 +9,7 @@
 pub mod course;
 pub mod farewell;
 pub mod pace;
+pub mod sink;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use imaccess_operator_api::business::BusinessSpec;
-use serde_json::json;
 use tokio::time::sleep;
 
 use super::super::verdict::count;
 use super::departure::{self, Rules};
 use crate::events::offline;
 use crate::fleet::{Fleet, Plan};
+use crate::kubernetes::echo::business;
 use crate::kubernetes::recorder::Recorder;
 use crate::kubernetes::release::kubectl;
 use crate::kubernetes::{Kubernetes, small_spec, with_kubernetes};
@@ -33,15 +33,13 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
     with_kubernetes("k8s-drain", async |kubernetes| drain(kubernetes, size, seed).await).await
 }
 
-/// The echo business at this endpoint, with all that scenarios use.
-pub(super) fn echo(endpoint: &str) -> Result<BusinessSpec> {
-    business(ECHO, "echo", endpoint)
-}
-
-/// A business that hears of devices, and whose groups clients join.
-pub(super) fn business(id: u32, name: &str, endpoint: &str) -> Result<BusinessSpec> {
-    let spec = json!({"id": id, "name": name, "endpoint": endpoint, "events": true, "clientGroups": true});
-    serde_json::from_value(spec).context("a business")
+/// The echo business at this endpoint, which hears of devices and whose groups clients join.
+pub(super) fn echo(endpoint: &str) -> BusinessSpec {
+    BusinessSpec {
+        events: true,
+        client_groups: true,
+        ..business(1, "echo", endpoint)
+    }
 }
 
 async fn drain(kubernetes: &Kubernetes, size: Size, seed: u64) -> Result<Report> {
@@ -61,7 +59,7 @@ async fn drain(kubernetes: &Kubernetes, size: Size, seed: u64) -> Result<Report>
     spec.gateway.drain.propagation_seconds = 3;
     spec.gateway.drain.deadline_seconds = 90;
     spec.state.sidecar.resume_window_seconds = 5;
-    spec.businesses = vec![echo(&endpoint)?];
+    spec.businesses = vec![echo(&endpoint)];
     let cluster = namespace.cluster("demo", spec).await?;
     cluster.ready(kubernetes).await?;
     let gateways = cluster.gateways_listed(kubernetes, 2, LISTED).await?;

@@ -47,7 +47,7 @@ async fn lose(kubernetes: &Kubernetes, size: Size, seed: u64) -> Result<Report> 
     spec.ipconfig.replicas = 2;
     spec.state.sidecar.ping_interval_seconds = 5;
     spec.state.sidecar.resume_window_seconds = 30;
-    spec.businesses = vec![echo(&endpoint)?];
+    spec.businesses = vec![echo(&endpoint)];
     let cluster = namespace.cluster("demo", spec).await?;
     cluster.ready(kubernetes).await?;
     let gateways = cluster.gateways_listed(kubernetes, 2, LISTED).await?;
