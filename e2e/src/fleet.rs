@@ -119,7 +119,11 @@ impl Fleet {
                 let member = doors.join_next().await.context("a door is open")??;
                 fleet.admit(member?);
             }
-            doors.spawn(Member::connect(ipconfig.to_owned(), Arc::clone(&fleet.ground), number));
+            doors.spawn(Member::connect(
+                ipconfig.to_owned(),
+                Arc::clone(&fleet.ground),
+                number,
+            ));
         }
         while let Some(member) = doors.join_next().await {
             fleet.admit(member??);
@@ -232,6 +236,25 @@ impl Fleet {
     }
 }
 
+impl Traffic {
+    /// One outcome: how long the answer took, or what came instead. Who leaves doesn't wait for answers.
+    fn take(&mut self, device: &str, outcome: Result<Duration, String>, left: bool) {
+        match outcome {
+            Ok(took) => {
+                self.answered += 1;
+                self.longest = self.longest.max(took);
+            }
+            Err(_) if left => self.asked -= 1,
+            Err(what) => {
+                self.failures += 1;
+                if self.failed.len() < 5 {
+                    self.failed.push(format!("{device}: {what}"));
+                }
+            }
+        }
+    }
+}
+
 impl Member {
     async fn connect(ipconfig: String, ground: Arc<Ground>, number: usize) -> Result<Self> {
         let plan = &ground.plan;
@@ -290,23 +313,11 @@ async fn ask(ground: Arc<Ground>, device: String, client: Client, first: Duratio
             .request_with(ground.plan.business, payload.clone(), options)
             .await;
         let left = lock(&ground.left).contains(&device);
-        let mut traffic = lock(&ground.traffic);
-        match reply {
-            Ok(reply) if reply.payload == payload => {
-                traffic.answered += 1;
-                traffic.longest = traffic.longest.max(begun.elapsed());
-            }
-            // Who leaves doesn't wait for answers.
-            Err(_) if left => traffic.asked -= 1,
-            other => {
-                traffic.failures += 1;
-                if traffic.failed.len() < 5 {
-                    let what = other.map_or_else(|error| error.to_string(), |reply| format!("{reply:?}"));
-                    traffic.failed.push(format!("{device}: {what}"));
-                }
-            }
-        }
-        drop(traffic);
+        let outcome = match reply {
+            Ok(reply) if reply.payload == payload => Ok(begun.elapsed()),
+            other => Err(other.map_or_else(|error| error.to_string(), |reply| format!("{reply:?}"))),
+        };
+        lock(&ground.traffic).take(&device, outcome, left);
         sleep_until(next).await;
     }
 }

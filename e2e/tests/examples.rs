@@ -54,7 +54,11 @@ fn a_field_that_is_no_field_is_found() {
 fn strictly<T: DeserializeOwned + Serialize>(document: &Value, at: &str) {
     let read: T = serde_json::from_value(document.clone()).unwrap_or_else(|fault| panic!("{at}: {fault}"));
     let written = serde_json::to_value(read).unwrap();
-    assert_eq!(lost(document, &written, ""), [""; 0], "{at} has what its type hasn't");
+    assert_eq!(
+        lost(document, &written, ""),
+        [""; 0],
+        "{at} has what its type hasn't"
+    );
 }
 
 /// Paths of what stands in a document and not, or otherwise, in what was written of it.

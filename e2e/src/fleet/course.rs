@@ -81,7 +81,11 @@ impl Course {
     fn on_online(&mut self, at: Duration, resumed: bool, another_login: bool) {
         if let Some(told) = self.moving.take() {
             let online = at;
-            self.moves.push(Move { told, online, resumed });
+            self.moves.push(Move {
+                told,
+                online,
+                resumed,
+            });
         } else if let Some(loss) = self.losses.last_mut().filter(|loss| loss.online.is_none()) {
             loss.online = Some(at);
             loss.resumed = resumed;
@@ -149,7 +153,11 @@ mod tests {
             resumed: true,
         };
         assert_eq!((seen.moves, seen.losses), (vec![expected], vec![]));
-        assert_eq!(course(&states, 7), Course::default(), "what was before doesn't count");
+        assert_eq!(
+            course(&states, 7),
+            Course::default(),
+            "what was before doesn't count"
+        );
     }
 
     #[test]
@@ -174,7 +182,11 @@ mod tests {
             online: Some(seconds(9)),
             resumed: false,
         };
-        assert_eq!((seen.losses, seen.moves.len()), (vec![expected], 0), "and another session");
+        assert_eq!(
+            (seen.losses, seen.moves.len()),
+            (vec![expected], 0),
+            "and another session"
+        );
     }
 
     #[test]
@@ -182,7 +194,10 @@ mod tests {
         let seen = course(&[(1, online(1, 10, false)), (3, ConnectionState::Moving)], 2);
         assert_eq!(seen.moving, Some(seconds(3)));
         let code = Code::Superseded;
-        let seen = course(&[(1, online(1, 10, false)), (3, ConnectionState::Closed { code })], 2);
+        let seen = course(
+            &[(1, online(1, 10, false)), (3, ConnectionState::Closed { code })],
+            2,
+        );
         assert_eq!(seen.closed, Some(code));
     }
 }

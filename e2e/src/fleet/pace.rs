@@ -56,7 +56,9 @@ mod tests {
 
     #[test]
     fn an_even_pace_is_its_rate() {
-        let moments: Vec<_> = (0..=100).map(|number| Duration::from_millis(number * 20)).collect();
+        let moments: Vec<_> = (0..=100)
+            .map(|number| Duration::from_millis(number * 20))
+            .collect();
         let pace = Pace::of(&moments);
         assert_eq!((pace.count, pace.most_in_a_second), (101, 50));
         assert!((pace.per_second() - 50.0).abs() < 1e-9, "{pace:?}");

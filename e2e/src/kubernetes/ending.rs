@@ -75,7 +75,10 @@ fn ending(pod: &Pod, before: Option<&Pod>, begun: Instant) -> Ending {
             first.iter().chain(then).flatten()
         });
         for container in containers {
-            let ended = container.state.as_ref().and_then(|state| state.terminated.as_ref());
+            let ended = container
+                .state
+                .as_ref()
+                .and_then(|state| state.terminated.as_ref());
             if let Some(ended) = ended {
                 exits.insert(container.name.clone(), ended.exit_code);
             }

@@ -149,7 +149,11 @@ pub async fn listed(ipconfig: &str) -> Result<Vec<String>> {
         .with_context(|| format!("{url} doesn't answer"))?;
     let text = answer.error_for_status()?.text().await?;
     let answer: Answer = serde_json::from_str(&text).with_context(|| format!("{url} answered {text}"))?;
-    Ok(answer.endpoints.into_iter().map(|endpoint| endpoint.name).collect())
+    Ok(answer
+        .endpoints
+        .into_iter()
+        .map(|endpoint| endpoint.name)
+        .collect())
 }
 
 /// A port of the names' table as sockets take it.

@@ -81,7 +81,8 @@ impl Prometheus {
     /// # Errors
     /// When they aren't in time.
     pub async fn scrapes(&self, gateways: usize) -> Result<()> {
-        let path = "/api/v1/query?query=count(imaccess_gateway_connections%20and%20on(pod)%20up%20%3D%3D%201)";
+        let path =
+            "/api/v1/query?query=count(imaccess_gateway_connections%20and%20on(pod)%20up%20%3D%3D%201)";
         self.answers(path, |body| {
             let answer: Value = serde_json::from_str(body).unwrap_or_default();
             answer["data"]["result"][0]["value"][1] == json!(gateways.to_string())
@@ -115,7 +116,13 @@ fn configuration(names: &Names, kubeconfig: &str) -> Value {
     let keep = |(label, value): (&String, &String)| {
         let meta: String = label
             .chars()
-            .map(|character| if character.is_ascii_alphanumeric() { character } else { '_' })
+            .map(|character| {
+                if character.is_ascii_alphanumeric() {
+                    character
+                } else {
+                    '_'
+                }
+            })
             .collect();
         json!({
             "source_labels": [format!("__meta_kubernetes_pod_label_{meta}")],
@@ -168,7 +175,10 @@ fn kubeconfig() -> Result<String> {
 /// This machine's address on its way to the nodes. Nothing is sent to find it.
 pub(crate) async fn towards_nodes(kubernetes: &Kubernetes) -> Result<IpAddr> {
     let api: Api<Node> = Api::all(kubernetes.client.clone());
-    let nodes = api.list(&ListParams::default()).await.context("cannot list nodes")?;
+    let nodes = api
+        .list(&ListParams::default())
+        .await
+        .context("cannot list nodes")?;
     let addresses = nodes.items.iter().flat_map(|node| {
         let status = node.status.iter();
         status.flat_map(|status| status.addresses.iter().flatten())

@@ -47,7 +47,9 @@ impl Installation {
         Ok(Door {
             address,
             name: identity.dns_name(self.name(), &self.names.namespace),
-            authority: self.secret(&self.names.certificate(Identity::Push), "ca.crt").await?,
+            authority: self
+                .secret(&self.names.certificate(Identity::Push), "ca.crt")
+                .await?,
         })
     }
 
@@ -107,7 +109,10 @@ impl Namespace {
             .create_token_request(account, &PostParams::default(), &request)
             .await
             .with_context(|| format!("no token for {account}"))?;
-        Ok(answer.status.context("a token request is answered with a token")?.token)
+        Ok(answer
+            .status
+            .context("a token request is answered with a token")?
+            .token)
     }
 }
 

@@ -103,7 +103,10 @@ impl Recorder {
     /// When the log can't be read, or its beginning is lost, or a line that looks like an event isn't one.
     pub async fn events(&self) -> Result<Vec<Event>> {
         let pod = self.pods.get(&self.name).await.context("the recorder is gone")?;
-        let restarts = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+        let restarts = pod
+            .status
+            .iter()
+            .flat_map(|status| status.container_statuses.iter().flatten());
         if restarts.map(|container| container.restart_count).sum::<i32>() > 0 {
             bail!("the recorder was restarted: what it had written is lost");
         }

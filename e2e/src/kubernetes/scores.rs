@@ -53,7 +53,10 @@ impl Installation {
     /// When none serves.
     pub async fn scores(&self) -> Result<ScoresPage> {
         let pods = self.pods(Part::Ipconfig).await?;
-        let serving = pods.iter().find(|pod| is_serving(pod)).context("no ipconfig serves")?;
+        let serving = pods
+            .iter()
+            .find(|pod| is_serving(pod))
+            .context("no ipconfig serves")?;
         let ip = serving.status.as_ref().and_then(|status| status.pod_ip.as_ref());
         let ip = ip.context("a pod that serves has an address")?.parse()?;
         let address = SocketAddr::new(ip, number(port::IPCONFIG_PAGES));

@@ -29,7 +29,10 @@ const SERVED_AT_ALL: Duration = Duration::from_secs(60);
 const TRY: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
-    with_kubernetes("k8s-businesses", async |kubernetes| add(kubernetes, size, seed).await).await
+    with_kubernetes("k8s-businesses", async |kubernetes| {
+        add(kubernetes, size, seed).await
+    })
+    .await
 }
 
 async fn add(kubernetes: &Kubernetes, size: Size, seed: u64) -> Result<Report> {
@@ -78,12 +81,18 @@ async fn add(kubernetes: &Kubernetes, size: Size, seed: u64) -> Result<Report> {
 
     let added = business(2, "second", &second);
     let businesses = json!([echo(&first), business_with_groups(added)]);
-    cluster.patch(&json!({"spec": {"businesses": businesses}})).await?;
+    cluster
+        .patch(&json!({"spec": {"businesses": businesses}}))
+        .await?;
     let begun = Instant::now();
     let mut served = Vec::new();
     for client in &asking {
         let at = wait_until("the business is served", SERVED_AT_ALL, async || {
-            Ok(if asks(client).await { Seen::Yes(begun.elapsed()) } else { Seen::NotYet(()) })
+            Ok(if asks(client).await {
+                Seen::Yes(begun.elapsed())
+            } else {
+                Seen::NotYet(())
+            })
         });
         served.push(at);
     }
@@ -92,7 +101,11 @@ async fn add(kubernetes: &Kubernetes, size: Size, seed: u64) -> Result<Report> {
     let (served, named, pushed) = tokio::join!(futures_util::future::join_all(served), named, pushed);
     let served: Vec<Duration> = served.into_iter().collect::<Result<_>>()?;
     let slowest = served.iter().max().copied().unwrap_or_default();
-    for (what, time) in [("served", slowest), ("named_by_ipconfig", named?), ("pushed_to", pushed?)] {
+    for (what, time) in [
+        ("served", slowest),
+        ("named_by_ipconfig", named?),
+        ("pushed_to", pushed?),
+    ] {
         report.at_most(&format!("seconds_until_{what}"), time.as_secs_f64(), SERVED);
         report.always_at_most(
             &format!("seconds_until_{what}_at_all"),
@@ -105,9 +118,20 @@ async fn add(kubernetes: &Kubernetes, size: Size, seed: u64) -> Result<Report> {
     let after = containers(&cluster).await?;
     let changed = pods.iter().filter(|(name, what)| after.get(*name) != Some(what));
     report.figure("containers", pods.len());
-    report.exactly("containers_replaced_or_restarted", count(changed.count() as u64), 0.0);
-    report.exactly("containers_added", count(after.len() as u64) - count(pods.len() as u64), 0.0);
-    let disturbed = fleet.courses(since).into_iter().filter(|(_, course)| *course != Default::default());
+    report.exactly(
+        "containers_replaced_or_restarted",
+        count(changed.count() as u64),
+        0.0,
+    );
+    report.exactly(
+        "containers_added",
+        count(after.len() as u64) - count(pods.len() as u64),
+        0.0,
+    );
+    let disturbed = fleet
+        .courses(since)
+        .into_iter()
+        .filter(|(_, course)| *course != Default::default());
     report.exactly("devices_disturbed", count(disturbed.count() as u64), 0.0);
     let traffic = fleet.traffic();
     report.figure("requests_of_the_first", traffic.asked);
@@ -147,7 +171,10 @@ async fn named(cluster: &Installation, begun: Instant) -> Result<Duration> {
     let pods = cluster.pods(Part::Ipconfig).await?;
     for pod in &pods {
         let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref());
-        let url = format!("http://{}:8000/v1/businesses", ip.context("a pod without address")?);
+        let url = format!(
+            "http://{}:8000/v1/businesses",
+            ip.context("a pod without address")?
+        );
         wait_until(&format!("{url} names it"), SERVED_AT_ALL, async || {
             let text = http.get(&url).send().await?.text().await?;
             let answer: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
@@ -194,7 +221,10 @@ async fn containers(cluster: &Installation) -> Result<BTreeMap<String, (String, 
         for pod in cluster.pods(part).await? {
             let uid = pod.metadata.uid.unwrap_or_default();
             let status = pod.status.unwrap_or_default();
-            let all = status.init_container_statuses.into_iter().chain(status.container_statuses);
+            let all = status
+                .init_container_statuses
+                .into_iter()
+                .chain(status.container_statuses);
             for container in all.flatten() {
                 let id = container.container_id.unwrap_or_default();
                 found.insert(format!("{uid}/{}", container.name), (id, container.restart_count));

@@ -161,10 +161,26 @@ impl Departure {
         let mut exactly = |what: &str, value: f64, bound: f64| {
             report.exactly(&format!("{name}_{what}"), value, bound);
         };
-        exactly("devices_moved", number(&|course| !course.moves.is_empty()), count(self.clients as u64));
-        exactly("devices_moved_twice", number(&|course| course.moves.len() > 1), 0.0);
-        exactly("devices_that_lost_a_connection", number(&|course| !course.losses.is_empty()), 0.0);
-        exactly("devices_told_and_not_moved", number(&|course| course.moving.is_some()), 0.0);
+        exactly(
+            "devices_moved",
+            number(&|course| !course.moves.is_empty()),
+            count(self.clients as u64),
+        );
+        exactly(
+            "devices_moved_twice",
+            number(&|course| course.moves.len() > 1),
+            0.0,
+        );
+        exactly(
+            "devices_that_lost_a_connection",
+            number(&|course| !course.losses.is_empty()),
+            0.0,
+        );
+        exactly(
+            "devices_told_and_not_moved",
+            number(&|course| course.moving.is_some()),
+            0.0,
+        );
         exactly("devices_closed", number(&|course| course.closed.is_some()), 0.0);
         let strangers = moves().filter(|moved| !moved.resumed).count();
         exactly("moves_without_the_session", count(strangers as u64), 0.0);
@@ -191,11 +207,15 @@ impl Departure {
         exactly("clients_reset", resets.count(), 0.0);
         let resumed = self.followers.iter().filter(|seen| seen.resumed == Some(true));
         exactly("followers_resumed", resumed.count(), expected);
-        let closed = self.stayers.iter().filter(|seen| seen.ended.code() == Some(Code::Draining));
+        let closed = self
+            .stayers
+            .iter()
+            .filter(|seen| seen.ended.code() == Some(Code::Draining));
         exactly("stayers_closed_as_draining", closed.count(), expected);
         // Closed before the time that GO_AWAY named would be a lie.
         let early = self.stayers.iter().filter(|seen| {
-            seen.told.is_none_or(|told| seen.ended_at - told + JITTER < seen.patience)
+            seen.told
+                .is_none_or(|told| seen.ended_at - told + JITTER < seen.patience)
         });
         exactly("stayers_closed_early", early.count(), 0.0);
     }
@@ -215,9 +235,16 @@ impl Departure {
             rate * 1.5,
         );
         report.at_most(&format!("{name}_told_per_second"), pace.per_second(), rate * 1.1);
-        report.at_least(&format!("{name}_told_per_second_at_least"), pace.per_second(), rate * 0.8);
+        report.at_least(
+            &format!("{name}_told_per_second_at_least"),
+            pace.per_second(),
+            rate * 0.8,
+        );
 
-        report.figure(&format!("{name}_seconds_until_unlisted"), self.unlisted.as_secs_f64());
+        report.figure(
+            &format!("{name}_seconds_until_unlisted"),
+            self.unlisted.as_secs_f64(),
+        );
         report.at_most(
             &format!("{name}_seconds_until_unlisted"),
             self.unlisted.as_secs_f64(),
@@ -230,9 +257,17 @@ impl Departure {
             first.saturating_sub(self.since).as_secs_f64(),
         );
         let early = first + JITTER < begun + rules.propagation;
-        report.exactly(&format!("{name}_told_before_everybody_knew"), f64::from(u8::from(early)), 0.0);
+        report.exactly(
+            &format!("{name}_told_before_everybody_knew"),
+            f64::from(u8::from(early)),
+            0.0,
+        );
         let listed = first < fleet.at(self.unlisted_at);
-        report.exactly(&format!("{name}_told_while_still_listed"), f64::from(u8::from(listed)), 0.0);
+        report.exactly(
+            &format!("{name}_told_while_still_listed"),
+            f64::from(u8::from(listed)),
+            0.0,
+        );
     }
 
     fn end(&self, report: &mut Report, name: &str) {

@@ -30,7 +30,10 @@ const RESUME: Duration = Duration::from_secs(5);
 const DRAINED: &str = "--timeout=200s";
 
 pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
-    with_kubernetes("k8s-drain", async |kubernetes| drain(kubernetes, size, seed).await).await
+    with_kubernetes("k8s-drain", async |kubernetes| {
+        drain(kubernetes, size, seed).await
+    })
+    .await
 }
 
 /// The echo business at this endpoint, which hears of devices and whose groups clients join.
@@ -90,9 +93,15 @@ async fn drain(kubernetes: &Kubernetes, size: Size, seed: u64) -> Result<Report>
 
     leavers.leave(&fleet).await;
     let name = "scale_in";
-    let seen = departure::watch(kubernetes, &cluster, &fleet, rules, (&goes, &stays), name, async || {
-        scale(kubernetes, &namespace.name, 1).await
-    })
+    let seen = departure::watch(
+        kubernetes,
+        &cluster,
+        &fleet,
+        rules,
+        (&goes, &stays),
+        name,
+        async || scale(kubernetes, &namespace.name, 1).await,
+    )
     .await?;
     seen.judge(&mut report, name, &fleet, rules);
     report.at_least("scale_in_clients", count(seen.clients as u64), 1_000.0);
@@ -102,12 +111,21 @@ async fn drain(kubernetes: &Kubernetes, size: Size, seed: u64) -> Result<Report>
     let gateways = cluster.gateways_listed(kubernetes, 2, LISTED).await?;
     let new = gateways.iter().find(|gateway| gateway.uid != stays.uid);
     let new = new.context("there are two gateways")?.clone();
-    ensure!(new.node != stays.node, "the new gateway is on the node of the old one");
+    ensure!(
+        new.node != stays.node,
+        "the new gateway is on the node of the old one"
+    );
     cluster.ready(kubernetes).await?;
     let name = "node_drain";
-    let seen = departure::watch(kubernetes, &cluster, &fleet, rules, (&stays, &new), name, async || {
-        drain_node(kubernetes, &stays.node).await
-    })
+    let seen = departure::watch(
+        kubernetes,
+        &cluster,
+        &fleet,
+        rules,
+        (&stays, &new),
+        name,
+        async || drain_node(kubernetes, &stays.node).await,
+    )
     .await;
     // Whatever came of it, the node takes pods again.
     kubectl(&kubernetes.environment, &["uncordon", &stays.node]).await?;
@@ -137,7 +155,13 @@ async fn scale(kubernetes: &Kubernetes, namespace: &str, replicas: u32) -> Resul
 }
 
 async fn drain_node(kubernetes: &Kubernetes, node: &str) -> Result<()> {
-    let words = ["drain", node, "--ignore-daemonsets", "--delete-emptydir-data", DRAINED];
+    let words = [
+        "drain",
+        node,
+        "--ignore-daemonsets",
+        "--delete-emptydir-data",
+        DRAINED,
+    ];
     kubectl(&kubernetes.environment, &words).await.map(drop)
 }
 
@@ -189,7 +213,10 @@ impl Leavers {
             })
             .await?;
         let told = offline(&events);
-        let once = self.gone.iter().filter(|device| told.get(device.as_str()) == Some(&1));
+        let once = self
+            .gone
+            .iter()
+            .filter(|device| told.get(device.as_str()) == Some(&1));
         report.exactly(
             "leavers_told_as_offline_once",
             count(once.count() as u64),

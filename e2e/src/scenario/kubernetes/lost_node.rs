@@ -35,7 +35,10 @@ const RESTARTED: Duration = Duration::from_secs(240);
 const FOLLOWED: usize = 20;
 
 pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
-    with_kubernetes("k8s-lost-node", async |kubernetes| lose(kubernetes, size, seed).await).await
+    with_kubernetes("k8s-lost-node", async |kubernetes| {
+        lose(kubernetes, size, seed).await
+    })
+    .await
 }
 
 async fn lose(kubernetes: &Kubernetes, size: Size, seed: u64) -> Result<Report> {
@@ -107,28 +110,47 @@ fn back_online(fleet: &Fleet, since: Duration, devices: usize, report: &mut Repo
     let courses = fleet.courses(since);
     let losses = || courses.iter().flat_map(|(_, course)| &course.losses);
     let lost = courses.iter().filter(|(_, course)| !course.losses.is_empty());
-    report.exactly("devices_that_lost_a_connection", count(lost.count() as u64), count(devices as u64));
+    report.exactly(
+        "devices_that_lost_a_connection",
+        count(lost.count() as u64),
+        count(devices as u64),
+    );
     let twice = courses.iter().filter(|(_, course)| course.losses.len() > 1);
     report.figure("devices_that_lost_more_than_one", twice.count());
     let away = losses().filter(|loss| loss.online.is_none()).count();
     report.exactly("devices_not_back", count(away as u64), 0.0);
-    let strangers = losses().filter(|loss| loss.online.is_some() && !loss.resumed).count();
+    let strangers = losses()
+        .filter(|loss| loss.online.is_some() && !loss.resumed)
+        .count();
     report.exactly("devices_back_without_their_session", count(strangers as u64), 0.0);
-    let closed = courses.iter().filter(|(_, course)| course.closed.is_some()).count();
+    let closed = courses
+        .iter()
+        .filter(|(_, course)| course.closed.is_some())
+        .count();
     report.exactly("devices_closed", count(closed as u64), 0.0);
     let since_loss = |at: Duration| (at - since).as_secs_f64();
     let mut noticed: Vec<f64> = losses().map(|loss| since_loss(loss.at)).collect();
     let mut back: Vec<f64> = losses().filter_map(|loss| loss.online.map(since_loss)).collect();
     noticed.sort_by(f64::total_cmp);
     back.sort_by(f64::total_cmp);
-    ensure!(!noticed.is_empty(), "no device lost a connection: the node isn't lost");
+    ensure!(
+        !noticed.is_empty(),
+        "no device lost a connection: the node isn't lost"
+    );
     for (what, share) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
-        report.figure(&format!("seconds_until_noticed_{what}"), quantile(&noticed, share));
+        report.figure(
+            &format!("seconds_until_noticed_{what}"),
+            quantile(&noticed, share),
+        );
         report.figure(&format!("seconds_until_back_{what}"), quantile(&back, share));
     }
     report.at_most("seconds_until_back_max", quantile(&back, 1.0), BACK.as_secs_f64());
     // By silence alone: two and a half pings, the first of which may just have been answered.
-    report.at_most("seconds_until_noticed_max", quantile(&noticed, 1.0), PING.as_secs_f64() * 4.0);
+    report.at_most(
+        "seconds_until_noticed_max",
+        quantile(&noticed, 1.0),
+        PING.as_secs_f64() * 4.0,
+    );
     Ok(())
 }
 
@@ -229,7 +251,11 @@ impl Answers {
         let (first, last) = (times().fold(f64::INFINITY, f64::min), times().fold(0.0, f64::max));
         report.figure("seconds_until_the_first_was_offline", first);
         report.figure("seconds_until_all_were_offline", last);
-        report.exactly("stranded_offline", count(self.offline.len() as u64), count(FOLLOWED as u64));
+        report.exactly(
+            "stranded_offline",
+            count(self.offline.len() as u64),
+            count(FOLLOWED as u64),
+        );
         let least = (DEAD + RESUME).as_secs_f64();
         report.exactly("offline_before_the_time", f64::from(u8::from(first < least)), 0.0);
         report.always_at_most(
@@ -241,8 +267,15 @@ impl Answers {
         report.exactly("stranded_written_to", count(self.written_into_nothing), 0.0);
         let offline = self.others.get(Outcome::Offline.as_str_name()).copied();
         report.exactly("others_answered_offline", count(offline.unwrap_or_default()), 0.0);
-        let written = self.others_last.values().filter(|outcome| **outcome == Outcome::Written);
-        report.exactly("others_written_in_the_end", count(written.count() as u64), count(FOLLOWED as u64));
+        let written = self
+            .others_last
+            .values()
+            .filter(|outcome| **outcome == Outcome::Written);
+        report.exactly(
+            "others_written_in_the_end",
+            count(written.count() as u64),
+            count(FOLLOWED as u64),
+        );
     }
 }
 
@@ -255,7 +288,10 @@ async fn after(
     report: &mut Report,
 ) -> Result<()> {
     let gateways = cluster.gateways_listed(kubernetes, 2, RESTARTED).await?;
-    report.figure("same_pod_again", gateways.iter().any(|gateway| gateway.uid == lost.uid));
+    report.figure(
+        "same_pod_again",
+        gateways.iter().any(|gateway| gateway.uid == lost.uid),
+    );
     let (online, present) = fleet.online();
     report.exactly("online_in_the_end", count(online as u64), count(present as u64));
     Ok(())

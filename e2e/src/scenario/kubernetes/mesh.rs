@@ -85,7 +85,11 @@ async fn mesh(kubernetes: &Kubernetes, report: &mut Report) -> Result<()> {
 
     let trapped = trap::sidecar(kubernetes, &cluster).await?;
     report.figure("dials_to_a_false_sidecar", trapped.dialled);
-    report.exactly("dials_to_a_false_sidecar_in_plain_text", count(trapped.plain), 0.0);
+    report.exactly(
+        "dials_to_a_false_sidecar_in_plain_text",
+        count(trapped.plain),
+        0.0,
+    );
     report.exactly("false_sidecars_trusted", count(trapped.trusted), 0.0);
     Ok(())
 }
@@ -110,7 +114,7 @@ impl<'a> Tries<'a> {
         }
     }
 
-    fn take(&mut self, what: String, expected: Expected, outcome: &Outcome) {
+    fn take(&mut self, what: &str, expected: Expected, outcome: &Outcome) {
         let (good, said) = match (outcome, expected) {
             (Outcome::Admitted, _) => (expected == Expected::Admitted, "admitted".to_owned()),
             (Outcome::Refused(code, why), Expected::Code(wanted)) => (*code == Some(wanted), why.clone()),
@@ -144,7 +148,10 @@ impl<'a> Tries<'a> {
         Ok(vec![
             ("in plain text", Caller::Plain),
             ("without a certificate", Caller::Nobody),
-            ("with a foreign certificate", Caller::Certified(Certified::foreign(&[name])?)),
+            (
+                "with a foreign certificate",
+                Caller::Certified(Certified::foreign(&[name])?),
+            ),
             (
                 "with another part's certificate",
                 Caller::Certified(self.cluster.certificate(wrong).await?),
@@ -163,7 +170,11 @@ async fn pushes(tries: &mut Tries<'_>, cluster: &Installation) -> Result<()> {
     let rightful = tries.rightful(business).await?;
     for number in [ECHO, SECOND] {
         let outcome = push(&door, &rightful, None, number).await;
-        tries.take(format!("push for {number} with the push certificate"), Expected::Admitted, &outcome);
+        tries.take(
+            &format!("push for {number} with the push certificate"),
+            Expected::Admitted,
+            &outcome,
+        );
     }
     for (how, caller) in tries.outsiders(business, Identity::Sidecar).await? {
         let expected = match how {
@@ -172,7 +183,7 @@ async fn pushes(tries: &mut Tries<'_>, cluster: &Installation) -> Result<()> {
             _ => Expected::Refused,
         };
         let outcome = push(&door, &caller, None, ECHO).await;
-        tries.take(format!("push {how}"), expected, &outcome);
+        tries.take(&format!("push {how}"), expected, &outcome);
     }
     let namespace = &cluster.namespace;
     let (denied, unknown) = (Code::PermissionDenied, Code::Unauthenticated);
@@ -185,13 +196,25 @@ async fn pushes(tries: &mut Tries<'_>, cluster: &Installation) -> Result<()> {
     for (account, audience, number, expected) in cases {
         let token = namespace.token(account, audience).await?;
         let outcome = push(&door, &Caller::Nobody, Some(token), number).await;
-        tries.take(format!("push for {number} with {account}'s token for {audience}"), expected, &outcome);
+        tries.take(
+            &format!("push for {number} with {account}'s token for {audience}"),
+            expected,
+            &outcome,
+        );
     }
     let outcome = push(&door, &Caller::Nobody, Some("no.token.atall".to_owned()), ECHO).await;
-    tries.take("push with a token that is none".to_owned(), Expected::Code(unknown), &outcome);
+    tries.take(
+        "push with a token that is none",
+        Expected::Code(unknown),
+        &outcome,
+    );
     let token = namespace.token("orders", AUDIENCE).await?;
     let outcome = push(&door, &Caller::Plain, Some(token), ECHO).await;
-    tries.take("push with a token in plain text".to_owned(), Expected::Refused, &outcome);
+    tries.take(
+        "push with a token in plain text",
+        Expected::Refused,
+        &outcome,
+    );
     Ok(())
 }
 
@@ -202,7 +225,10 @@ async fn push(door: &Door, caller: &Caller, token: Option<String>, business: u32
     };
     match pusher.group(business, "nobody", b"x").await {
         Ok(_) => Outcome::Admitted,
-        Err(status) => Outcome::Refused(Some(status.code()), format!("{}: {}", status.code(), status.message())),
+        Err(status) => Outcome::Refused(
+            Some(status.code()),
+            format!("{}: {}", status.code(), status.message()),
+        ),
     }
 }
 
@@ -213,11 +239,15 @@ async fn routes(tries: &mut Tries<'_>, cluster: &Installation, gateway: &Gateway
     let id = cluster.names.id();
     for (how, caller) in tries.outsiders(Identity::State, Identity::Push).await? {
         let outcome = follow(&door, &caller, &id).await;
-        tries.take(format!("routes {how}"), Expected::Refused, &outcome);
+        tries.take(&format!("routes {how}"), Expected::Refused, &outcome);
     }
     let rightful = tries.rightful(Identity::State).await?;
     let outcome = follow(&door, &rightful, &id).await;
-    tries.take("routes with routing's certificate".to_owned(), Expected::Admitted, &outcome);
+    tries.take(
+        "routes with routing's certificate",
+        Expected::Admitted,
+        &outcome,
+    );
     Ok(())
 }
 
@@ -253,7 +283,11 @@ async fn handovers(tries: &mut Tries<'_>, cluster: &Installation, gateway: &Gate
     for (how, caller) in tries.outsiders(Identity::Operator, Identity::Push).await? {
         for method in ["GET", "POST", "DELETE"] {
             let outcome = ask(&door, &caller, method).await;
-            tries.take(format!("{method} of the handover {how}"), Expected::Refused, &outcome);
+            tries.take(
+                &format!("{method} of the handover {how}"),
+                Expected::Refused,
+                &outcome,
+            );
         }
     }
     // The pages that everybody may read haven't it.
@@ -263,11 +297,19 @@ async fn handovers(tries: &mut Tries<'_>, cluster: &Installation, gateway: &Gate
     };
     for method in ["GET", "POST"] {
         let outcome = ask(&pages, &Caller::Plain, method).await;
-        tries.take(format!("{method} of the handover among the pages"), Expected::Refused, &outcome);
+        tries.take(
+            &format!("{method} of the handover among the pages"),
+            Expected::Refused,
+            &outcome,
+        );
     }
     let rightful = tries.rightful(Identity::Operator).await?;
     let outcome = ask(&door, &rightful, "GET").await;
-    tries.take("GET of the handover with the operator's certificate".to_owned(), Expected::Admitted, &outcome);
+    tries.take(
+        "GET of the handover with the operator's certificate",
+        Expected::Admitted,
+        &outcome,
+    );
     Ok(())
 }
 

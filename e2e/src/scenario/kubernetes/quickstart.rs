@@ -11,8 +11,8 @@ use crate::command::{self, Session};
 use crate::kubernetes::release::{kubectl, kubectl_with, merge};
 use crate::kubernetes::{Kubernetes, with_kubernetes};
 use crate::report::{Report, Size};
-use crate::wait::wait_until;
 use crate::wait::Seen;
+use crate::wait::wait_until;
 
 /// What README tells people, and what is done here.
 const INSTALL: &str = "helm install imaccess charts/imaccess";
@@ -46,13 +46,18 @@ async fn quickstart(kubernetes: &Kubernetes, report: &mut Report) -> Result<()> 
     for line in [INSTALL, APPLY, WAIT] {
         ensure!(readme.contains(line), "README doesn't say `{line}`");
     }
-    let (operators, namespace) = (kubernetes.namespace("system").await?, kubernetes.namespace("").await?);
+    let (operators, namespace) = (
+        kubernetes.namespace("system").await?,
+        kubernetes.namespace("").await?,
+    );
     let begun = Instant::now();
 
     // As README has it, but for names that no other run has.
     let mut values = kubernetes.values(&[&namespace])?;
     merge(&mut values, &json!({"crds": {"enabled": true}}));
-    kubernetes.install(&kubernetes.chart(), &operators, &values).await?;
+    kubernetes
+        .install(&kubernetes.chart(), &operators, &values)
+        .await?;
     report.figure("seconds_helm_install", seconds(begun));
 
     let step = Instant::now();
@@ -95,7 +100,10 @@ async fn quickstart(kubernetes: &Kubernetes, report: &mut Report) -> Result<()> 
     let step = Instant::now();
     let mut pusher = cluster.pusher().await?;
     let (gateways, unsynced) = pusher.group(ECHO, GROUP, PUSHED.as_bytes()).await?;
-    ensure!((gateways, unsynced) == (1, 0), "pushed to {gateways} gateways, {unsynced} not in sync");
+    ensure!(
+        (gateways, unsynced) == (1, 0),
+        "pushed to {gateways} gateways, {unsynced} not in sync"
+    );
     session.expect(PUSHED, COMMAND).await?;
     report.figure("seconds_group_push", seconds(step));
     session.end().await?;
@@ -106,9 +114,19 @@ async fn quickstart(kubernetes: &Kubernetes, report: &mut Report) -> Result<()> 
     let exposed = exposed(&ipconfig).await?;
     report.figure("endpoints", exposed.clone());
     let pods = cluster.gateways().await?;
-    let own = exposed.iter().filter(|host| pods.iter().any(|pod| pod.ip.to_string() == **host));
-    report.exactly("endpoints_that_are_pods", f64::from(u8::from(own.count() > 0)), 0.0);
-    report.exactly("gateways_exposed", if exposed.len() == pods.len() { 1.0 } else { 0.0 }, 1.0);
+    let own = exposed
+        .iter()
+        .filter(|host| pods.iter().any(|pod| pod.ip.to_string() == **host));
+    report.exactly(
+        "endpoints_that_are_pods",
+        f64::from(u8::from(own.count() > 0)),
+        0.0,
+    );
+    report.exactly(
+        "gateways_exposed",
+        if exposed.len() == pods.len() { 1.0 } else { 0.0 },
+        1.0,
+    );
     Ok(())
 }
 
@@ -138,7 +156,10 @@ fn with_image(text: &str, image: &str) -> (String, usize) {
 
 /// The hosts that clients are sent to.
 async fn exposed(ipconfig: &str) -> Result<Vec<String>> {
-    let text = reqwest::get(format!("{ipconfig}/v1/endpoints?k=20")).await?.text().await?;
+    let text = reqwest::get(format!("{ipconfig}/v1/endpoints?k=20"))
+        .await?
+        .text()
+        .await?;
     let answer: serde_json::Value = serde_json::from_str(&text).with_context(|| text.clone())?;
     let endpoints = answer["endpoints"].as_array().into_iter().flatten();
     Ok(endpoints

@@ -109,7 +109,10 @@ async fn score(kubernetes: &Kubernetes, source: Source, size: Size, report: &mut
         Source::Scrape => "scrape",
         Source::Prometheus => "prometheus",
     };
-    ensure!(said == expected, "ipconfig's figures come from {said:?}, not {expected:?}");
+    ensure!(
+        said == expected,
+        "ipconfig's figures come from {said:?}, not {expected:?}"
+    );
     let mut load = Load {
         pusher: cluster.pusher().await?,
         payload: vec![b'x'; PUSH / members],
@@ -136,7 +139,10 @@ async fn score(kubernetes: &Kubernetes, source: Source, size: Size, report: &mut
     report.figure("spike_megabytes", spiked);
     report.figure("spike_seconds", spike_took.as_secs_f64());
     // Without these the rest would say nothing: 0.98 stands for 15 to 25 MB/s, and a spike of less would be none.
-    ensure!((17.0..23.0).contains(&rate), "the load was {rate:.1} MB/s, not 20");
+    ensure!(
+        (17.0..23.0).contains(&rate),
+        "the load was {rate:.1} MB/s, not 20"
+    );
     ensure!(spiked > 19.0, "the spike was {spiked:.1} MB, not 20");
     judge(report, &timeline, (begun, ended), spike);
     Ok(())

@@ -52,7 +52,10 @@ impl Timeline {
 
     /// From when on every answer had it last.
     pub(super) fn always_last_from(&self) -> Option<Duration> {
-        self.always_from(|look| look.place.is_some_and(|place| place > 0 && place + 1 == look.places))
+        self.always_from(|look| {
+            look.place
+                .is_some_and(|place| place > 0 && place + 1 == look.places)
+        })
     }
 
     fn always_from(&self, holds: impl Fn(&Look) -> bool) -> Option<Duration> {
@@ -62,17 +65,27 @@ impl Timeline {
 
     /// The lowest score; not a number if there is none.
     pub(super) fn lowest(&self) -> f64 {
-        self.0.iter().filter_map(|look| look.score).fold(f64::NAN, f64::min)
+        self.0
+            .iter()
+            .filter_map(|look| look.score)
+            .fold(f64::NAN, f64::min)
     }
 
     /// The last score.
     pub(super) fn last_score(&self) -> f64 {
-        self.0.iter().rev().find_map(|look| look.score).unwrap_or(f64::NAN)
+        self.0
+            .iter()
+            .rev()
+            .find_map(|look| look.score)
+            .unwrap_or(f64::NAN)
     }
 
     /// The highest mean rate, in MB/s.
     pub(super) fn highest_rate(&self) -> f64 {
-        self.0.iter().filter_map(|look| look.rate).fold(f64::NAN, f64::max)
+        self.0
+            .iter()
+            .filter_map(|look| look.rate)
+            .fold(f64::NAN, f64::max)
     }
 }
 
@@ -105,7 +118,10 @@ mod tests {
         assert_eq!(timeline.not_first(), 3);
         assert_eq!((timeline.lowest(), timeline.last_score()), (0.97, 0.98));
         let early = timeline.between(Duration::ZERO, Duration::from_secs(1));
-        assert_eq!((early.always_first_from(), early.looks()), (Some(Duration::ZERO), 1));
+        assert_eq!(
+            (early.always_first_from(), early.looks()),
+            (Some(Duration::ZERO), 1)
+        );
         assert!((timeline.highest_rate() - 5.0).abs() < f64::EPSILON);
     }
 

@@ -62,7 +62,11 @@ pub(super) async fn sidecar(kubernetes: &Kubernetes, cluster: &Installation) -> 
             kubernetes
                 .until("routing dials the false sidecar", DIALLED, async || {
                     let dialled = counts.dialled.load(Ordering::Relaxed);
-                    Ok(if dialled >= DIALS { Seen::Yes(()) } else { Seen::NotYet(dialled) })
+                    Ok(if dialled >= DIALS {
+                        Seen::Yes(())
+                    } else {
+                        Seen::NotYet(dialled)
+                    })
                 })
                 .await
         }
