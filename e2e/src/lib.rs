@@ -1,6 +1,7 @@
 //! End-to-end harness and scenarios: imaccess is started as its users start it, and looked at from outside.
 //!
 //! - [`cluster`]: a running `imaccess up`, its parts' processes, its logs.
+//! - [`kubectl`]: a Kubernetes cluster, by `kubectl`; its tests are `tests/k8s_*.rs`, run by `cargo xtask e2e`.
 //! - [`command`]: the other verbs, run to their end.
 //! - [`raw_client`]: a client that speaks the protocol over a plain socket, well or badly.
 //! - [`tokens`]: development tokens, and many clients at once.
@@ -24,6 +25,7 @@ pub mod cluster;
 pub mod command;
 pub mod events;
 pub mod fleet;
+pub mod kubectl;
 pub mod kubernetes;
 pub mod latency;
 pub mod logs;

@@ -178,7 +178,9 @@ impl Audit {
         kubernetes
             .until("the marker is in the audit log", FLUSHED, async || {
                 self.read(&mut entries)?;
-                let there = entries.iter().any(|entry: &Entry| entry.object_ref.name == marker);
+                let there = entries
+                    .iter()
+                    .any(|entry: &Entry| entry.object_ref.name == marker);
                 Ok(if there {
                     Seen::Yes(())
                 } else {

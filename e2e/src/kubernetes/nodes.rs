@@ -4,6 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use imaccess_cluster::Nodes;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, ListParams};
 use tokio::process::Command;
@@ -44,7 +45,7 @@ impl Kubernetes {
     /// Whether nodes can be lost here.
     #[must_use]
     pub fn can_lose_nodes(&self) -> bool {
-        self.environment.node_command.is_some() || self.environment.cluster == ClusterKind::Kind
+        self.environment.node_command.is_some() || self.environment.cluster != ClusterKind::Given
     }
 
     /// Loses a node as a power cut does.
@@ -52,7 +53,7 @@ impl Kubernetes {
     /// # Errors
     /// When it can't be done here.
     pub async fn stop_node(&self, name: &str) -> Result<()> {
-        self.node_verb("stop", name).await
+        self.node_verb(Verb::Stop, name).await
     }
 
     /// Starts a lost node and waits until it is ready.
@@ -60,7 +61,7 @@ impl Kubernetes {
     /// # Errors
     /// When it doesn't come back.
     pub async fn start_node(&self, name: &str) -> Result<()> {
-        self.node_verb("start", name).await?;
+        self.node_verb(Verb::Start, name).await?;
         self.node_is(name, true, STARTED).await
     }
 
@@ -85,23 +86,54 @@ impl Kubernetes {
         .await
     }
 
-    async fn node_verb(&self, verb: &str, name: &str) -> Result<()> {
-        let words = match (&self.environment.node_command, self.environment.cluster) {
-            (Some(words), _) => words.clone(),
-            (None, ClusterKind::Kind) => vec!["docker".to_owned()],
-            _ => bail!("nodes can't be lost here: IMACCESS_E2E_NODE names no command"),
+    async fn node_verb(&self, verb: Verb, name: &str) -> Result<()> {
+        let Some(words) = self.environment.node_command.clone() else {
+            return own_node(verb, name.to_owned()).await;
         };
         let (program, more) = words.split_first().context("IMACCESS_E2E_NODE is empty")?;
         let status = Command::new(program)
             .args(more)
-            .args([verb, name])
+            .args([verb.as_str(), name])
             .stdin(Stdio::null())
             .status()
             .await
             .with_context(|| format!("cannot start {program}"))?;
         if !status.success() {
-            bail!("`{} {verb} {name}` ended with {status}", words.join(" "));
+            bail!(
+                "`{} {} {name}` ended with {status}",
+                words.join(" "),
+                verb.as_str()
+            );
         }
         Ok(())
     }
+}
+
+#[derive(Clone, Copy)]
+enum Verb {
+    Stop,
+    Start,
+}
+
+impl Verb {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Start => "start",
+        }
+    }
+}
+
+/// On a thread of its own: it blocks until the node is away or back.
+async fn own_node(verb: Verb, name: String) -> Result<()> {
+    let (done, outcome) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let outcome = Nodes::from_environment().and_then(|nodes| match verb {
+            Verb::Stop => nodes.stop(&name),
+            Verb::Start => nodes.start(&name),
+        });
+        // Whoever asked may have given up meanwhile.
+        let _ = done.send(outcome);
+    });
+    outcome.await.context("the thread that does it has ended")?
 }

@@ -125,22 +125,6 @@ impl Operator {
         self.running(kubernetes, usize::try_from(replicas)?).await
     }
 
-    /// Removes its pods without a goodbye: the kubelet kills the processes, the API server forgets them at once.
-    ///
-    /// # Errors
-    /// When the API server refuses.
-    pub async fn kill_pods(&self) -> Result<()> {
-        let now = DeleteParams::default().grace_period(0);
-        for pod in self.pods().await? {
-            let name = pod.metadata.name.unwrap_or_default();
-            self.pods_api()
-                .delete(&name, &now)
-                .await
-                .with_context(|| format!("cannot kill {name}"))?;
-        }
-        Ok(())
-    }
-
     /// The lease.
     ///
     /// # Errors
@@ -177,4 +161,22 @@ impl Operator {
             })
             .await
     }
+}
+
+/// Removes a pod without a goodbye: the kubelet kills its processes, the API server forgets it at once.
+///
+/// # Errors
+/// When the API server refuses.
+pub async fn remove_now(kubernetes: &Kubernetes, pod: &Pod) -> Result<()> {
+    let name = pod.metadata.name.as_deref().context("a pod has a name")?;
+    let namespace = pod
+        .metadata
+        .namespace
+        .as_deref()
+        .context("a pod has a namespace")?;
+    let api: Api<Pod> = Api::namespaced(kubernetes.client.clone(), namespace);
+    api.delete(name, &DeleteParams::default().grace_period(0))
+        .await
+        .with_context(|| format!("cannot remove {name}"))?;
+    Ok(())
 }

@@ -102,7 +102,6 @@ impl Release {
             &self.name,
             "--namespace",
             &self.namespace,
-            "--logs",
             "--timeout",
             &deadline,
         ];

@@ -52,10 +52,14 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
                 .iter()
                 .filter(|entry| entry.is_write() && entry.user.username == user)
                 .collect();
-            let (leases, others): (Vec<_>, Vec<_>) =
-                own.into_iter().partition(|entry| entry.object_ref.resource == "leases");
+            let (leases, others): (Vec<_>, Vec<_>) = own
+                .into_iter()
+                .partition(|entry| entry.object_ref.resource == "leases");
             // Without renewals in it, this would be the log of something else.
-            ensure!(!leases.is_empty(), "the audit log has no renewal of the lease by {user}");
+            ensure!(
+                !leases.is_empty(),
+                "the audit log has no renewal of the lease by {user}"
+            );
             report.figure("lease_writes", leases.len());
             if let Some(first) = others.first() {
                 report.figure("first_write", first.line());
@@ -76,7 +80,10 @@ async fn settle(kubernetes: &Kubernetes, stage: &Stage) -> Result<()> {
     kubernetes
         .until("objects stand still", SETTLES, async || {
             let now = versions(stage).await?;
-            let changed: Vec<_> = now.iter().filter(|(id, version)| last.get(*id) != Some(version)).collect();
+            let changed: Vec<_> = now
+                .iter()
+                .filter(|(id, version)| last.get(*id) != Some(version))
+                .collect();
             if !changed.is_empty() || now.len() != last.len() {
                 let seen = format!("{changed:?}");
                 since = tokio::time::Instant::now();

@@ -54,7 +54,11 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
             report.figure(&format!("slowest_{verb}"), slowest.1);
             report.at_most(&format!("seconds_of_slowest_{verb}"), slowest.0, PROMISE_SECONDS);
             // What was repaired works.
-            stage.cluster.ready(kubernetes).await.with_context(|| format!("after each {verb}"))?;
+            stage
+                .cluster
+                .ready(kubernetes)
+                .await
+                .with_context(|| format!("after each {verb}"))?;
             let client = stage.client(&format!("after-{verb}")).await?;
             stage.cluster.call(&client, ECHO).await?;
             client.close().await;
@@ -64,12 +68,19 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
 
         // With the operator gone only Kubernetes' own garbage collection is left to do it.
         stage.operator.scale(kubernetes, 0).await?;
-        ensure!(!stage.cluster.left().await?.is_empty(), "nothing is there to be removed");
+        ensure!(
+            !stage.cluster.left().await?.is_empty(),
+            "nothing is there to be removed"
+        );
         let begun = Instant::now();
         stage.cluster.delete().await?;
         stage.cluster.gone(kubernetes, GONE).await?;
         report.figure("seconds_until_all_is_gone", begun.elapsed().as_secs_f64());
-        report.exactly("objects_left", count(stage.cluster.left().await?.len() as u64), 0.0);
+        report.exactly(
+            "objects_left",
+            count(stage.cluster.left().await?.len() as u64),
+            0.0,
+        );
         Ok(report)
     })
     .await
@@ -122,14 +133,23 @@ async fn edited(kubernetes: &Kubernetes, stage: &Stage, child: &Object) -> Resul
     let (path, value) = edit(child.kind, &now)?;
     let whole = serde_json::to_value(&now)?;
     let wanted = at(&whole, &path).cloned().unwrap_or(Value::Null);
-    ensure!(!wanted.is_null() && wanted != value, "{path:?} is {wanted} already");
-    let patch = path.iter().rev().fold(value.clone(), |inner, key| json!({ key: inner }));
+    ensure!(
+        !wanted.is_null() && wanted != value,
+        "{path:?} is {wanted} already"
+    );
+    let patch = path
+        .iter()
+        .rev()
+        .fold(value.clone(), |inner, key| json!({ key: inner }));
     let answer = api
         .patch(child.name(), &PatchParams::default(), &Patch::Merge(&patch))
         .await?;
     let begun = Instant::now();
     let answer = serde_json::to_value(&answer)?;
-    ensure!(at(&answer, &path) != Some(&wanted), "the edit of {path:?} has no effect");
+    ensure!(
+        at(&answer, &path) != Some(&wanted),
+        "the edit of {path:?} has no effect"
+    );
     kubernetes
         .until("it is as before", REPAIRED, async || {
             let found = api.get_opt(child.name()).await?;
@@ -148,7 +168,9 @@ async fn edited(kubernetes: &Kubernetes, stage: &Stage, child: &Object) -> Resul
 /// The same as before; of Secrets, whose values are random, something else than what was put there.
 fn is_repaired(kind: Kind, seen: Option<&Value>, wanted: &Value, edited: &Value) -> bool {
     match seen {
-        Some(seen) if kind.kind == "Secret" => seen != edited && seen.as_str().is_some_and(|text| !text.is_empty()),
+        Some(seen) if kind.kind == "Secret" => {
+            seen != edited && seen.as_str().is_some_and(|text| !text.is_empty())
+        }
         seen => seen == Some(wanted),
     }
 }
@@ -173,7 +195,10 @@ fn edit(kind: Kind, object: &DynamicObject) -> Result<(Vec<String>, Value)> {
         "Role" => (path(&["rules"]), json!([])),
         "RoleBinding" => (path(&["subjects"]), json!([])),
         "Service" => (path(&["spec", "selector", instance]), json!("nobody")),
-        "NetworkPolicy" => (path(&["spec", "podSelector", "matchLabels", instance]), json!("nobody")),
+        "NetworkPolicy" => (
+            path(&["spec", "podSelector", "matchLabels", instance]),
+            json!("nobody"),
+        ),
         "PodDisruptionBudget" => {
             let value = number("maxUnavailable")? + 1;
             (path(&["spec", "maxUnavailable"]), json!(value))
@@ -192,12 +217,21 @@ fn at<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
 async fn slot_label(kubernetes: &Kubernetes, stage: &Stage) -> Result<f64> {
     let pods: Api<Pod> = stage.namespace.api();
     let gateways = stage.cluster.pods(Part::Gateway).await?;
-    let gateway = gateways.into_iter().find(is_serving).context("no gateway serves")?;
+    let gateway = gateways
+        .into_iter()
+        .find(is_serving)
+        .context("no gateway serves")?;
     let name = gateway.metadata.name.context("a pod has a name")?;
-    let slot = |pod: &Pod| pod.metadata.labels.as_ref().and_then(|labels| labels.get(SLOT_LABEL).cloned());
+    let slot = |pod: &Pod| {
+        pod.metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(SLOT_LABEL).cloned())
+    };
     let wanted = slot(&pods.get(&name).await?).context("a serving gateway has no slot")?;
     let patch = json!({"metadata": {"labels": {SLOT_LABEL: null}}});
-    pods.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    pods.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await?;
     let begun = Instant::now();
     kubernetes
         .until("the slot's label is back", REPAIRED, async || {

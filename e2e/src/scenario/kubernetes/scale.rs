@@ -62,7 +62,10 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
                 .iter()
                 .filter(on_clusters)
                 .filter(|entry| entry.object_ref.subresource == "scale" && entry.landed());
-            ensure!(scales.count() >= 3, "the audit log misses writes of the scale subresource");
+            ensure!(
+                scales.count() >= 3,
+                "the audit log misses writes of the scale subresource"
+            );
             let own = entries
                 .iter()
                 .filter(on_clusters)
@@ -71,14 +74,22 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
             if let Some(first) = own.first() {
                 report.figure("first_write", first.as_str());
             }
-            report.exactly("writes_of_the_specification_by_the_operator", count(own.len() as u64), 0.0);
+            report.exactly(
+                "writes_of_the_specification_by_the_operator",
+                count(own.len() as u64),
+                0.0,
+            );
         }
         report.figure("audit_log", audit.is_some());
 
         let begun = Instant::now();
         restart(kubernetes, &stage).await?;
         report.figure("seconds_of_a_restart", begun.elapsed().as_secs_f64());
-        stage.cluster.call(&client, ECHO).await.context("after all of it")?;
+        stage
+            .cluster
+            .call(&client, ECHO)
+            .await
+            .context("after all of it")?;
         client.close().await;
         Ok(report)
     })
@@ -131,7 +142,9 @@ async fn targets_the_custom_resource(kubernetes: &Kubernetes, stage: &Stage) -> 
     let api: Api<HorizontalPodAutoscaler> = stage.namespace.api();
     kubernetes
         .until("there is an autoscaler", AUTOSCALED, async || {
-            let found = api.list(&ListParams::default().labels(&stage.cluster.names.everything())).await?;
+            let found = api
+                .list(&ListParams::default().labels(&stage.cluster.names.everything()))
+                .await?;
             let Some(one) = found.items.first() else {
                 return Ok(Seen::NotYet("none"));
             };
@@ -151,7 +164,9 @@ async fn never_writes_replicas(stage: &Stage) -> Result<()> {
     let cluster = stage.cluster.get().await?;
     let entries = cluster.metadata.managed_fields.unwrap_or_default();
     ensure!(
-        entries.iter().any(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER)),
+        entries
+            .iter()
+            .any(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER)),
         "the custom resource isn't known to have a field of the operator: {entries:?}"
     );
     for entry in entries {
@@ -176,8 +191,12 @@ async fn restart(kubernetes: &Kubernetes, stage: &Stage) -> Result<()> {
         &stage.namespace.name,
     ];
     kubectl(&kubernetes.environment, &arguments).await?;
-    let asked = restarted_at(&stage.cluster.deployment(Part::Gateway).await?).context("kubectl wrote no restart")?;
-    stage.cluster.patch(&json!({"spec": {"gateway": {"disruption": {"maxUnavailable": 2}}}})).await?;
+    let asked =
+        restarted_at(&stage.cluster.deployment(Part::Gateway).await?).context("kubectl wrote no restart")?;
+    stage
+        .cluster
+        .patch(&json!({"spec": {"gateway": {"disruption": {"maxUnavailable": 2}}}}))
+        .await?;
     kubernetes
         .until("all gateways are others", AUTOSCALED, async || {
             let now = uids(stage).await?;
@@ -190,7 +209,10 @@ async fn restart(kubernetes: &Kubernetes, stage: &Stage) -> Result<()> {
         .await?;
     stage.cluster.ready(kubernetes).await?;
     let now = restarted_at(&stage.cluster.deployment(Part::Gateway).await?);
-    ensure!(now.as_ref() == Some(&asked), "the restart of {asked} was reverted to {now:?}");
+    ensure!(
+        now.as_ref() == Some(&asked),
+        "the restart of {asked} was reverted to {now:?}"
+    );
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use imaccess_operator_api::ImAccessClusterSpec;
 
 use crate::kubernetes::operator::Operator;
-use crate::kubernetes::{Installation, Kubernetes, Namespace, Release, echo, small_spec};
+use crate::kubernetes::{Installation, Kubernetes, Namespace, echo, small_spec};
 
 /// The echo's number.
 pub(super) const ECHO: u32 = 1;
@@ -14,7 +14,6 @@ pub(super) const DEMO: &str = "demo";
 /// All of it.
 pub(super) struct Stage {
     pub(super) namespace: Namespace,
-    pub(super) release: Release,
     pub(super) operator: Operator,
     pub(super) cluster: Installation,
 }
@@ -23,7 +22,8 @@ pub(super) struct Stage {
 pub(super) async fn spec(kubernetes: &Kubernetes, namespace: &Namespace) -> Result<ImAccessClusterSpec> {
     let endpoint = namespace.echo(kubernetes, "echo").await?;
     let mut spec = small_spec(kubernetes.environment.image()?);
-    spec.businesses.push(echo::business(ECHO.cast_signed(), "echo", &endpoint));
+    spec.businesses
+        .push(echo::business(ECHO.cast_signed(), "echo", &endpoint));
     Ok(spec)
 }
 
@@ -42,7 +42,9 @@ impl Stage {
         let namespace = kubernetes.namespace("").await?;
         let mut values = kubernetes.values(&[&namespace])?;
         values["replicas"] = operators.into();
-        let release = kubernetes.install(&kubernetes.chart(), &namespace, &values).await?;
+        let release = kubernetes
+            .install(&kubernetes.chart(), &namespace, &values)
+            .await?;
         let operator = release.operator(kubernetes);
         let mut spec = spec(kubernetes, &namespace).await?;
         change(&mut spec);
@@ -50,7 +52,6 @@ impl Stage {
         cluster.ready(kubernetes).await?;
         Ok(Self {
             namespace,
-            release,
             operator,
             cluster,
         })

@@ -5,12 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use imaccess_operator_api::names::Part;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams};
+use kube::api::DeleteParams;
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::stage::{ECHO, Stage};
 use crate::kubernetes::audit::Entry;
+use crate::kubernetes::operator::remove_now;
 use crate::kubernetes::process::Signal;
 use crate::kubernetes::{Kubernetes, with_kubernetes};
 use crate::report::{Report, Size};
@@ -35,18 +36,32 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
 
         let first = stage.operator.leader(kubernetes, TAKEN_OVER).await?;
         let begun = Instant::now();
-        let pods: Api<Pod> = stage.namespace.api();
-        pods.delete(name(&first)?, &DeleteParams::default().grace_period(0)).await?;
+        remove_now(kubernetes, &first).await?;
         // What counts is that somebody acts.
-        stage.cluster.patch(&json!({"spec": {"gateway": {"replicas": 2}}})).await?;
+        stage
+            .cluster
+            .patch(&json!({"spec": {"gateway": {"replicas": 2}}}))
+            .await?;
         acted(kubernetes, &stage, 2).await?;
-        report.at_most("seconds_of_takeover", begun.elapsed().as_secs_f64(), TAKEOVER_SECONDS);
+        report.at_most(
+            "seconds_of_takeover",
+            begun.elapsed().as_secs_f64(),
+            TAKEOVER_SECONDS,
+        );
         let second = stage.operator.leader(kubernetes, TAKEN_OVER).await?;
-        ensure!(second.metadata.uid != first.metadata.uid, "the killed pod still leads");
+        ensure!(
+            second.metadata.uid != first.metadata.uid,
+            "the killed pod still leads"
+        );
         stage.operator.running(kubernetes, 2).await?;
         stage.cluster.ready(kubernetes).await?;
         if let Some(audit) = &mut audit {
-            one_leads(&audit.take(kubernetes, &stage.namespace).await?, &first, &second)?;
+            let entries = audit.take(kubernetes, &stage.namespace).await?;
+            one_leads(
+                &entries,
+                &stage.operator.user().await?,
+                [name(&first)?, name(&second)?],
+            )?;
         }
 
         let stopped = kubernetes.reaches_processes();
@@ -78,7 +93,10 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
             report.figure("seconds_stopped", begun.elapsed().as_secs_f64());
             awake(kubernetes, &stage, &second).await?;
             // More work, with both awake.
-            stage.cluster.patch(&json!({"spec": {"gateway": {"replicas": 2}}})).await?;
+            stage
+                .cluster
+                .patch(&json!({"spec": {"gateway": {"replicas": 2}}}))
+                .await?;
             acted(kubernetes, &stage, 2).await?;
             stage.cluster.ready(kubernetes).await?;
             let leads = stage.operator.leader(kubernetes, TAKEN_OVER).await?;
@@ -105,11 +123,19 @@ fn name(pod: &Pod) -> Result<&str> {
 /// Waits until the gateways' Deployment has this number.
 async fn acted(kubernetes: &Kubernetes, stage: &Stage, replicas: i32) -> Result<()> {
     kubernetes
-        .until(&format!("an operator sets {replicas} replicas"), TAKEN_OVER, async || {
-            let deployment = stage.cluster.deployment(Part::Gateway).await?;
-            let now = deployment.spec.and_then(|spec| spec.replicas);
-            Ok(if now == Some(replicas) { Seen::Yes(()) } else { Seen::NotYet(now) })
-        })
+        .until(
+            &format!("an operator sets {replicas} replicas"),
+            TAKEN_OVER,
+            async || {
+                let deployment = stage.cluster.deployment(Part::Gateway).await?;
+                let now = deployment.spec.and_then(|spec| spec.replicas);
+                Ok(if now == Some(replicas) {
+                    Seen::Yes(())
+                } else {
+                    Seen::NotYet(now)
+                })
+            },
+        )
         .await
 }
 
@@ -125,7 +151,10 @@ async fn deposed(kubernetes: &Kubernetes, stage: &Stage, stopped: &Pod) -> Resul
             })
         })
         .await?;
-    stage.cluster.patch(&json!({"spec": {"gateway": {"replicas": 1}}})).await?;
+    stage
+        .cluster
+        .patch(&json!({"spec": {"gateway": {"replicas": 1}}}))
+        .await?;
     acted(kubernetes, stage, 1).await?;
     Ok(third)
 }
@@ -133,20 +162,32 @@ async fn deposed(kubernetes: &Kubernetes, stage: &Stage, stopped: &Pod) -> Resul
 /// Changes that every operator which believes to lead would answer with writes.
 async fn work(stage: &Stage) -> Result<()> {
     for child in stage.cluster.children().await? {
-        if matches!(child.kind.kind, "ConfigMap" | "PodDisruptionBudget" | "Service" | "Role") {
+        if matches!(
+            child.kind.kind,
+            "ConfigMap" | "PodDisruptionBudget" | "Service" | "Role"
+        ) {
             let api = child.kind.api(stage.namespace.client(), &stage.namespace.name);
             api.delete(child.name(), &DeleteParams::background()).await?;
         }
     }
-    stage.cluster.patch(&json!({"spec": {"gateway": {"drain": {"ratePerSecond": 999}}}})).await?;
+    stage
+        .cluster
+        .patch(&json!({"spec": {"gateway": {"drain": {"ratePerSecond": 999}}}}))
+        .await?;
     Ok(())
 }
 
 /// The continued process answers, or its container was started anew because it gave up.
 async fn awake(kubernetes: &Kubernetes, stage: &Stage, pod: &Pod) -> Result<()> {
     let address = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
-    let url = format!("http://{}:{PAGES}/healthz", address.context("the pod has no address")?);
-    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build()?;
+    let url = format!(
+        "http://{}:{PAGES}/healthz",
+        address.context("the pod has no address")?
+    );
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(2))
+        .build()?;
     kubernetes
         .until("the continued operator is awake", AWAKE, async || {
             let answer = http.get(&url).send().await;
@@ -161,12 +202,21 @@ async fn awake(kubernetes: &Kubernetes, stage: &Stage, pod: &Pod) -> Result<()> 
 }
 
 /// While nobody was stopped, everything was written by those who led.
-fn one_leads(entries: &[Entry], first: &Pod, second: &Pod) -> Result<()> {
-    let leaders = [name(first)?, name(second)?];
-    for entry in entries.iter().filter(|entry| is_operators(entry)) {
+fn one_leads(entries: &[Entry], user: &str, leaders: [&str; 2]) -> Result<()> {
+    let own = entries
+        .iter()
+        .filter(|entry| entry.user.username == user && is_work(entry));
+    let mut seen = 0;
+    for entry in own {
         let pod = entry.pod().unwrap_or_default();
-        ensure!(leaders.contains(&pod), "{pod} doesn't lead and wrote: {}", entry.line());
+        ensure!(
+            leaders.contains(&pod),
+            "{pod} doesn't lead and wrote: {}",
+            entry.line()
+        );
+        seen += 1;
     }
+    ensure!(seen > 0, "the audit log has no write of {user}");
     Ok(())
 }
 
@@ -178,24 +228,27 @@ fn judge(report: &mut Report, entries: &[Entry], stopped: &str, leader: &str) ->
     };
     // Without the new leader's writes, this would be the log of something else.
     ensure!(
-        of(leader).iter().any(|entry| is_operators(entry)),
+        of(leader).iter().any(|entry| is_work(entry)),
         "the audit log has no write of {leader}, which leads"
     );
-    let tried = entries.iter().filter(|entry| entry.pod() == Some(stopped) && entry.is_write());
+    let tried = entries
+        .iter()
+        .filter(|entry| entry.pod() == Some(stopped) && entry.is_write());
     report.figure("writes_tried_by_the_stopped_leader", tried.count());
     report.figure("writes_of_the_new_leader", of(leader).len());
     let landed = of(stopped);
     if let Some(first) = landed.first() {
         report.figure("first_write_of_the_stopped_leader", first.line());
     }
-    report.exactly("writes_landed_by_the_stopped_leader", count(landed.len() as u64), 0.0);
+    report.exactly(
+        "writes_landed_by_the_stopped_leader",
+        count(landed.len() as u64),
+        0.0,
+    );
     Ok(())
 }
 
-/// A write of an operator that isn't of its lease, and was done.
-fn is_operators(entry: &Entry) -> bool {
-    entry.is_write()
-        && entry.landed()
-        && entry.object_ref.resource != "leases"
-        && entry.user.username.ends_with("-operator")
+/// A write that isn't of a lease, and was done.
+fn is_work(entry: &Entry) -> bool {
+    entry.is_write() && entry.landed() && entry.object_ref.resource != "leases"
 }
