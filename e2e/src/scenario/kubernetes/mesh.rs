@@ -210,11 +210,7 @@ async fn pushes(tries: &mut Tries<'_>, cluster: &Installation) -> Result<()> {
     );
     let token = namespace.token("orders", AUDIENCE).await?;
     let outcome = push(&door, &Caller::Plain, Some(token), ECHO).await;
-    tries.take(
-        "push with a token in plain text",
-        Expected::Refused,
-        &outcome,
-    );
+    tries.take("push with a token in plain text", Expected::Refused, &outcome);
     Ok(())
 }
 
@@ -243,11 +239,7 @@ async fn routes(tries: &mut Tries<'_>, cluster: &Installation, gateway: &Gateway
     }
     let rightful = tries.rightful(Identity::State).await?;
     let outcome = follow(&door, &rightful, &id).await;
-    tries.take(
-        "routes with routing's certificate",
-        Expected::Admitted,
-        &outcome,
-    );
+    tries.take("routes with routing's certificate", Expected::Admitted, &outcome);
     Ok(())
 }
 
