@@ -23,7 +23,8 @@ pub fn image() -> Result<String> {
     env::var("IMACCESS_IMAGE").context("IMACCESS_IMAGE isn't set: run these tests by `cargo xtask e2e`")
 }
 
-/// Image with a shell, `nslookup`, `wget`, `httpd` and `nc`; there on the local cluster and on kind.
+/// Image with a shell, `nslookup`, `wget`, `httpd` and `nc`; there on the local cluster and on kind. (Its `wget -T` crashes:
+/// `timeout 5 wget` instead.)
 pub const TOOLBOX: &str = "imaccess.io/toolbox:1";
 
 /// What the Pod Security level `restricted` asks of a container.

@@ -115,7 +115,7 @@ async fn pods_services_names_logs_exec_and_drain_work() -> Result<()> {
     for pod in &pods {
         let seen = wait_until("both pods answer through the Service", SOON, async || {
             let ask =
-                "for i in 1 2 3 4 5 6 7 8; do wget -q -T 5 -O - http://web:8080/index.html; done | sort -u";
+                "for i in 1 2 3 4 5 6 7 8; do timeout 5 wget -q -O - http://web:8080/index.html; done | sort -u";
             let names = space.kubectl(&["exec", &pod.name, "--", "sh", "-c", ask]).await?;
             Ok(if names.lines().count() == 2 {
                 Seen::Yes(names)

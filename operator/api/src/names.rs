@@ -17,8 +17,26 @@ pub const CONFIGURATION_ANNOTATION: &str = "imaccess.io/configuration";
 pub const RESTART_ANNOTATION: &str = "imaccess.io/restart-configuration";
 /// On Secrets that the operator makes: until when the certificate in them is good, in RFC 3339.
 pub const NOT_AFTER_ANNOTATION: &str = "imaccess.io/not-after";
+/// As [`NOT_AFTER_ANNOTATION`]: since when it is good. Two thirds of the time between the two are used.
+pub const NOT_BEFORE_ANNOTATION: &str = "imaccess.io/not-before";
 /// On certificate Secrets: a hash of what the certificate was made from (names, authority).
 pub const ISSUED_FOR_ANNOTATION: &str = "imaccess.io/issued-for";
+/// On the authority's Secret: the fingerprint (hexadecimal SHA-256 of the DER) of the certificate that signs. The Secret's own
+/// [`NOT_BEFORE_ANNOTATION`] and [`NOT_AFTER_ANNOTATION`] are this one's.
+pub const AUTHORITY_CURRENT_ANNOTATION: &str = "imaccess.io/authority-current";
+/// On the authority's Secret: the fingerprint of the next one, from when it is trusted until it signs.
+pub const AUTHORITY_NEXT_ANNOTATION: &str = "imaccess.io/authority-next";
+/// On the authority's Secret: the fingerprint of the former one, from when it signs no more until it is forgotten.
+pub const AUTHORITY_PREVIOUS_ANNOTATION: &str = "imaccess.io/authority-previous";
+/// On the authority's Secret: when its last step was taken (made, next added, switched, forgotten), in RFC 3339.
+pub const AUTHORITY_SINCE_ANNOTATION: &str = "imaccess.io/authority-since";
+/// On the authority's Secret: the certificates that parts trust, in PEM, which are no secret; what the ConfigMap of the authority
+/// shows to everybody, and what each certificate Secret has as `ca.crt`.
+pub const AUTHORITY_BUNDLE_ANNOTATION: &str = "imaccess.io/authority-bundle";
+/// On everything that is applied: a hash of all that was desired of it. What was desired once and isn't any more shows in it.
+pub const APPLIED_ANNOTATION: &str = "imaccess.io/applied";
+/// On pods, Kubernetes' own: of the pods to choose from, a ReplicaSet ends the one with the lowest first.
+pub const DELETION_COST_ANNOTATION: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 /// Ports of the parts; those of clients are in the specification.
 pub mod port {
@@ -38,6 +56,22 @@ pub mod port {
     pub const IPCONFIG: i32 = 8_000;
     /// ipconfig's metrics, health, readiness and scores.
     pub const IPCONFIG_PAGES: i32 = 8_001;
+}
+
+/// Keys of Secrets and ConfigMaps.
+pub mod key {
+    /// A certificate.
+    pub const CERTIFICATE: &str = "tls.crt";
+    /// A certificate's private key.
+    pub const PRIVATE_KEY: &str = "tls.key";
+    /// Certificates that are trusted.
+    pub const AUTHORITY: &str = "ca.crt";
+    /// The authority's private key.
+    pub const AUTHORITY_KEY: &str = "ca.key";
+    /// Ticket keys, a line `id key` each.
+    pub const TICKETS: &str = "tickets";
+    /// The private key of development tokens; the Secret's other key, `<key id>.pem`, is the public one.
+    pub const SIGNING: &str = "signing.pem";
 }
 
 /// A part that has a Deployment.
@@ -179,6 +213,12 @@ impl Names {
     #[must_use]
     pub fn development_tokens(&self) -> String {
         format!("{}-development-tokens", self.cluster)
+    }
+
+    /// The ConfigMap that keeps pod templates as they were rendered.
+    #[must_use]
+    pub fn rendered(&self) -> String {
+        format!("{}-rendered", self.cluster)
     }
 
     /// The cluster's id in the parts' configuration: in tickets and tokens.

@@ -2,6 +2,7 @@
 
 mod readiness;
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,10 +32,19 @@ const LIMITS: Limits = Limits {
 };
 
 /// A bound but not yet served admin listener: bind early, so that the address is known and reported.
-#[derive(Debug)]
 pub struct AdminServer {
     listener: TcpListener,
     address: SocketAddr,
+    health: Health,
+}
+
+/// Fine, or what hangs, as a sentence.
+type Health = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+impl fmt::Debug for AdminServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AdminServer({})", self.address)
+    }
 }
 
 impl AdminServer {
@@ -42,7 +52,20 @@ impl AdminServer {
     pub async fn bind(address: SocketAddr) -> io::Result<AdminServer> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(AdminServer { listener, address })
+        Ok(AdminServer {
+            listener,
+            address,
+            health: Arc::new(|| Ok(())),
+        })
+    }
+
+    /// Lets `/healthz` answer by `check`, which must not block. Without it, it says that the runtime turns.
+    #[must_use]
+    pub fn with_health(self, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> AdminServer {
+        AdminServer {
+            health: Arc::new(check),
+            ..self
+        }
     }
 
     /// The address in use.
@@ -62,12 +85,13 @@ impl AdminServer {
         stop: CancellationToken,
     ) {
         let one_at_a_time = Arc::new(Mutex::new(()));
+        let health = self.health;
         let pages = Router::new()
             .route(
                 "/metrics",
                 get(move || page(registry.clone(), Arc::clone(&one_at_a_time))),
             )
-            .route("/healthz", get(async || "ok\n"))
+            .route("/healthz", get(async move || healthy(&health())))
             .route("/readyz", get(async move || verdict(&readiness)))
             .merge(extra);
         http::serve_router(self.listener, pages, LIMITS, stop).await;
@@ -95,6 +119,13 @@ async fn page(registry: Registry, one_at_a_time: Arc<Mutex<()>>) -> impl IntoRes
                 String::new(),
             )
         }
+    }
+}
+
+fn healthy(check: &Result<(), String>) -> (StatusCode, String) {
+    match check {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(what) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{what}\n")),
     }
 }
 

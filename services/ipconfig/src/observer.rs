@@ -89,6 +89,15 @@ impl Observer {
     fn follow_targets(&mut self) {
         if self.refresh_targets() {
             self.publish();
+        } else {
+            self.show_pods();
+        }
+    }
+
+    /// What the pods' watch sees: also when it leaves the list as it is.
+    fn show_pods(&self) {
+        if let Some(pods) = self.targets.pod_counts() {
+            self.metrics.show_pods(&pods);
         }
     }
 
@@ -160,6 +169,7 @@ impl Observer {
 
     /// Ranks and writes all answers anew, having counted the clients sent by the old ones.
     fn publish(&mut self) {
+        self.show_pods();
         let now = self.clock.now();
         let old = self.published.load();
         let mut expected = 0;
@@ -177,9 +187,6 @@ impl Observer {
         let (census, standings) = (self.picture.census(), self.picture.standings());
         self.metrics.show(&census);
         self.score_gauges.show(&standings);
-        if let Some(pods) = self.targets.pod_counts() {
-            self.metrics.show_pods(&pods);
-        }
         self.metrics.rankings.inc();
         self.metrics
             .version
