@@ -187,12 +187,16 @@ async fn push(cluster: &Installation, ipconfig: &str) -> Result<()> {
         "--tls-key",
         &paths[2],
     ];
-    let printed = command::output_of(Some(ipconfig), words, COMMAND).await?;
-    ensure!(
-        printed.contains("sent to 1 gateway"),
-        "the push printed {printed:?}"
-    );
-    Ok(())
+    // The device has joined; routing hears of that a moment later.
+    wait_until("the group has a gateway", COMMAND, async || {
+        let printed = command::output_of(Some(ipconfig), words, COMMAND).await?;
+        Ok(if printed.contains("sent to 1 gateway") {
+            Seen::Yes(())
+        } else {
+            Seen::NotYet(printed)
+        })
+    })
+    .await
 }
 
 /// The example as it is, but for the image, which is the one on the nodes.
