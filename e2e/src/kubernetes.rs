@@ -5,6 +5,8 @@
 //! - [`release`]: the chart, by helm. [`operator`]: the operator's pods and its lease.
 //! - [`installation`]: one `ImAccessCluster` and what the operator made of it. [`objects`]: objects of any kind.
 //! - [`echo`]: a business. [`images`]: another image of the same binary.
+//! - [`gateways`]: gateway pods as clients see them. [`ending`]: how a pod ends. [`recorder`]: a business that records events.
+//! - [`pushing`]: the push API. [`prometheus`]: a server that scrapes the pods.
 //! - [`audit`]: the API server's audit log. [`process`]: signals to a pod's process. [`nodes`]: nodes lost and started.
 //!
 //! Invariants: a scenario touches only namespaces that it made, and objects without a namespace that its helm releases
@@ -14,7 +16,9 @@
 pub mod audit;
 pub mod diagnosis;
 pub mod echo;
+pub mod ending;
 pub mod environment;
+pub mod gateways;
 pub mod images;
 pub mod installation;
 pub mod namespace;
@@ -22,7 +26,11 @@ pub mod nodes;
 pub mod objects;
 pub mod operator;
 pub mod process;
+pub mod prometheus;
+pub mod pushing;
+pub mod recorder;
 pub mod release;
+pub mod scores;
 
 use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard};

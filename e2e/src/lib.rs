@@ -9,6 +9,7 @@
 //! - [`page`]: metrics pages.
 //! - [`replace`]: parts replaced while the cluster runs, and what holds then.
 //! - [`witness`]: thousands of clients that notice everything. [`events`]: what a business was told of them.
+//! - [`fleet`]: devices that use the SDK and write down what happens to them. [`mesh`]: callers with and without certificates.
 //! - [`kubernetes`]: the same on Kubernetes: charts, custom resources, the audit log.
 //! - [`wait`]: waiting for a state, never for a time.
 //! - [`report`]: what a scenario measured, and the limits it is held to.
@@ -23,10 +24,12 @@ pub mod business;
 pub mod cluster;
 pub mod command;
 pub mod events;
+pub mod fleet;
 pub mod kubectl;
 pub mod kubernetes;
 pub mod latency;
 pub mod logs;
+pub mod mesh;
 pub mod page;
 pub mod raw_client;
 pub mod replace;

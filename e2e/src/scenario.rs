@@ -153,6 +153,34 @@ pub const ALL: &[Scenario] = &[
         name: "k8s-rights",
         shows: "rights in one namespace suffice, and there are none elsewhere; restricted Pod Security accepts all",
     },
+    Scenario {
+        name: "k8s-quickstart",
+        shows: "from nothing to serving as README says, a call and a group push from outside the pods included",
+    },
+    Scenario {
+        name: "k8s-businesses",
+        shows: "a business added to the specification is served in 10 s, and no container is restarted for it",
+    },
+    Scenario {
+        name: "k8s-mesh",
+        shows: "without a certificate of the cluster nobody pushes, hears routes or asks for a handover",
+    },
+    Scenario {
+        name: "k8s-drain",
+        shows: "scale-in and node drain move 1,000 clients at the drain's pace: no reset, no offline event, within the grace",
+    },
+    Scenario {
+        name: "k8s-lost-node",
+        shows: "a lost node's clients are back elsewhere; who can't be is offline after 130 s, not before",
+    },
+    Scenario {
+        name: "k8s-scoring",
+        shows: "20 MB/s put a gateway last within 7 s, and back in as many; a second of it moves nobody",
+    },
+    Scenario {
+        name: "k8s-scoring-prometheus",
+        shows: "the same by a Prometheus server that scrapes the pods",
+    },
 ];
 
 /// Whether state holds the clients' sockets beside the gateway. What has to do with connections holds either way.
