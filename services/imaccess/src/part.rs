@@ -325,4 +325,51 @@ mod tests {
         let fault = Kind::Gateway.load(&arguments).unwrap_err().to_string();
         assert!(fault.contains("conections"), "{fault}");
     }
+
+    /// What the operator writes and what the parts read are made apart; here they meet.
+    #[test]
+    fn parts_read_what_the_operator_writes() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../operator/plan/tests/golden");
+        let directory = tempfile::tempdir().unwrap();
+        let mut read = 0;
+        for name in ["minimal", "production", "host-port"] {
+            let text = std::fs::read_to_string(golden.join(format!("{name}.children.yaml"))).unwrap();
+            for document in serde_yaml::Deserializer::from_str(&text) {
+                let object: serde_yaml::Value = serde::Deserialize::deserialize(document).unwrap();
+                if object["kind"] != "ConfigMap" {
+                    continue;
+                }
+                for (key, value) in object["data"].as_mapping().into_iter().flatten() {
+                    let (key, value) = (key.as_str().unwrap(), value.as_str().unwrap());
+                    let kind = match key {
+                        "gateway.yaml" => Kind::Gateway,
+                        "sidecar.yaml" => Kind::Sidecar,
+                        "routing.yaml" => Kind::Routing,
+                        "ipconfig.yaml" => Kind::Ipconfig,
+                        "businesses.yaml" => {
+                            serde_yaml::from_str::<Vec<imaccess_common::business::BusinessConfig>>(value)
+                                .unwrap();
+                            continue;
+                        }
+                        _ => continue,
+                    };
+                    let file = directory.path().join(key);
+                    std::fs::write(&file, value).unwrap();
+                    let config = kind.load(&PartArgs {
+                        config: Some(file),
+                        ..PartArgs::default()
+                    });
+                    let valid = match config.unwrap_or_else(|fault| panic!("{name}, {key}: {fault}")) {
+                        Config::Gateway(config) => config.validate(),
+                        Config::Sidecar(config) => config.validate().map_err(|fault| fault.to_string()),
+                        Config::Ipconfig(config) => config.validate(),
+                        Config::Routing(_) | Config::Echo(_) => Ok(()),
+                    };
+                    assert_eq!(valid, Ok(()), "{name}, {key}");
+                    read += 1;
+                }
+            }
+        }
+        assert_eq!(read, 12, "four parts of three clusters");
+    }
 }
