@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{PATIENCE, Running, gateway, quick, serve, wait_for_metric};
+use crate::support::{PATIENCE, Running, gateway, quick, serve, wait_for_count, wait_for_metric};
 
 const PROMETHEUS: &str = "/usr/bin/prometheus";
 /// Five seconds of window and two scrapes.
@@ -198,9 +198,10 @@ async fn scores_by_a_prometheus_server() {
     // It is Prometheus that goes: the last picture stays.
     server.kill().await.unwrap();
     wait_for_metric(&running, "imaccess_ipconfig_scraper_ill 1").await;
-    wait_for_metric(
+    wait_for_count(
         &running,
-        "imaccess_ipconfig_source_faults_total{reason=\"unreachable\"} 5",
+        "imaccess_ipconfig_source_faults_total{reason=\"unreachable\"}",
+        5.0,
     )
     .await;
     assert_eq!(running.names("/v1/endpoints").await, ["a"]);
