@@ -108,6 +108,7 @@ async fn wait_for_first(running: &Running, what: &str, holds: impl Fn(f64, f64) 
 
 /// Of two gateways the first has more free connections, and so comes first when both have the same dynamic score.
 async fn scores_follow_the_load(running: &Running, busy: &Gateway) {
+    wait_for_metric(running, "imaccess_ipconfig_gateways{state=\"listed\"} 2").await;
     running.wait_for(&["a", "b"]).await;
     wait_for_first(running, "quiet", |dynamic, rate| dynamic == 1.0 && rate < 1e3).await;
 
@@ -187,7 +188,6 @@ async fn scores_by_a_prometheus_server() {
         ..config(vec![gateway("a", a_at), gateway("b", b_at)])
     };
     let running = Running::start(config).await;
-    wait_for_metric(&running, "imaccess_ipconfig_gateways{state=\"listed\"} 2").await;
     scores_follow_the_load(&running, &a).await;
 
     // A gateway that Prometheus can't scrape any more leaves.
