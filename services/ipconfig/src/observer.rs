@@ -185,8 +185,8 @@ impl Observer {
         });
         self.listed.set(!answers.is_empty());
         let (census, standings) = (self.picture.census(), self.picture.standings());
-        self.metrics.show(&census);
         self.score_gauges.show(&standings);
+        self.metrics.show(&census);
         self.metrics.rankings.inc();
         self.metrics
             .version

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{PATIENCE, Running, gateway, quick, serve, wait_for_metric};
+use crate::support::{PATIENCE, Running, gateway, quick, serve, wait_for_count, wait_for_metric};
 
 const PROMETHEUS: &str = "/usr/bin/prometheus";
 /// Five seconds of window and two scrapes.
@@ -108,6 +108,7 @@ async fn wait_for_first(running: &Running, what: &str, holds: impl Fn(f64, f64) 
 
 /// Of two gateways the first has more free connections, and so comes first when both have the same dynamic score.
 async fn scores_follow_the_load(running: &Running, busy: &Gateway) {
+    wait_for_metric(running, "imaccess_ipconfig_gateways{state=\"listed\"} 2").await;
     running.wait_for(&["a", "b"]).await;
     wait_for_first(running, "quiet", |dynamic, rate| dynamic == 1.0 && rate < 1e3).await;
 
@@ -187,7 +188,6 @@ async fn scores_by_a_prometheus_server() {
         ..config(vec![gateway("a", a_at), gateway("b", b_at)])
     };
     let running = Running::start(config).await;
-    wait_for_metric(&running, "imaccess_ipconfig_gateways{state=\"listed\"} 2").await;
     scores_follow_the_load(&running, &a).await;
 
     // A gateway that Prometheus can't scrape any more leaves.
@@ -198,9 +198,10 @@ async fn scores_by_a_prometheus_server() {
     // It is Prometheus that goes: the last picture stays.
     server.kill().await.unwrap();
     wait_for_metric(&running, "imaccess_ipconfig_scraper_ill 1").await;
-    wait_for_metric(
+    wait_for_count(
         &running,
-        "imaccess_ipconfig_source_faults_total{reason=\"unreachable\"} 5",
+        "imaccess_ipconfig_source_faults_total{reason=\"unreachable\"}",
+        5.0,
     )
     .await;
     assert_eq!(running.names("/v1/endpoints").await, ["a"]);

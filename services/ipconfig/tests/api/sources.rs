@@ -15,7 +15,9 @@ use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{PATIENCE, Page, Running, figures, gateway, quick, serve, wait_for_metric};
+use crate::support::{
+    PATIENCE, Page, Running, figures, gateway, quick, serve, wait_for_count, wait_for_metric,
+};
 
 /// An API server with pods of one namespace: a list, and a watch that tells what the test sends.
 struct ApiServer {
@@ -169,11 +171,12 @@ async fn while_the_api_server_is_away_the_last_list_stands() {
         ..quick(Vec::new())
     };
     let running = Running::start(config).await;
+    wait_for_set(&running, &["a", "b"]).await;
     running.wait_for(&["b", "a"]).await;
     wait_for_metric(&running, "imaccess_ipconfig_pods{state=\"listed\"} 2").await;
     server.stop.cancel();
     drop(server.events);
-    wait_for_metric(&running, "imaccess_ipconfig_pod_watch_faults_total 2").await;
+    wait_for_count(&running, "imaccess_ipconfig_pod_watch_faults_total", 2.0).await;
     let (_, page) = running.page("/metrics").await;
     assert!(
         !page.contains("imaccess_ipconfig_pod_watch_down_seconds 0\n"),
@@ -333,9 +336,10 @@ async fn a_prometheus_server_is_asked_instead_of_the_gateways() {
     .await;
     wait_for_metric(&running, "imaccess_ipconfig_scraper_ill 1").await;
     stop.cancel();
-    wait_for_metric(
+    wait_for_count(
         &running,
-        "imaccess_ipconfig_source_faults_total{reason=\"unreachable\"} 30",
+        "imaccess_ipconfig_source_faults_total{reason=\"unreachable\"}",
+        30.0,
     )
     .await;
     assert_eq!(running.names("/v1/endpoints").await, ["b", "a"]);

@@ -214,3 +214,18 @@ pub(crate) async fn wait_for_metric(running: &Running, line: &str) {
         assert!(begun.elapsed() < PATIENCE, "{line} didn't show in\n{page}");
     }
 }
+
+/// Waits until the sample with this name and labels is at least so great.
+pub(crate) async fn wait_for_count(running: &Running, series: &str, at_least: f64) {
+    let begun = Instant::now();
+    loop {
+        let (_, page) = running.page("/metrics").await;
+        let sample = page
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        if sample.is_some_and(|value| value.parse::<f64>().unwrap() >= at_least) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{series} isn't {at_least} in\n{page}");
+    }
+}
