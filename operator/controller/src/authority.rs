@@ -98,7 +98,8 @@ pub fn step(
 ) -> Result<Content, AuthorityError> {
     let out_of_step = || AuthorityError::OutOfStep(step);
     match (step, before) {
-        (AuthorityStep::Make, None) => {
+        // One that is over, or lacks a part, is nothing to be careful with.
+        (AuthorityStep::Make, before) if before.is_none_or(|before| !is_usable(cluster, before, now)) => {
             let made = make(cluster, lifetime, now)?;
             let mut content = Content::default();
             content.data.insert(key::AUTHORITY.to_owned(), made.certificate);
@@ -197,6 +198,16 @@ pub fn issue(
             (names::ISSUED_FOR_ANNOTATION.to_owned(), issued_for.to_owned()),
         ]),
     })
+}
+
+/// Whether certificates can be signed, and those that were are good.
+fn is_usable(cluster: &str, content: &Content, now: Timestamp) -> bool {
+    let current = first(cluster, content).ok().and_then(|pem| facts(&pem));
+    content.data.contains_key(key::AUTHORITY_KEY)
+        && content
+            .annotations
+            .contains_key(names::AUTHORITY_CURRENT_ANNOTATION)
+        && current.is_some_and(|current| now < current.not_after)
 }
 
 struct Made {

@@ -29,6 +29,9 @@ pub enum Error {
     /// Keys or certificates.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// What was planned for has happened already, or something else has.
+    #[error("{0} has changed since it was looked at")]
+    Changed(String),
     /// An object that was read isn't what it should be.
     #[error("{0}")]
     Unexpected(String),
@@ -57,6 +60,7 @@ impl Error {
         match self {
             Error::Undecodable(_) => Class::Refused,
             Error::Panicked(_) => Class::Defect,
+            Error::Changed(_) => Class::Conflict,
             Error::TooLong | Error::Authority(_) | Error::Unexpected(_) => Class::Transient,
             Error::Api { source, .. } => class_of(source),
         }
@@ -69,6 +73,7 @@ impl Error {
             Error::Undecodable(_) => "InvalidSpecification",
             Error::Panicked(_) => "OperatorDefect",
             Error::TooLong => "TimedOut",
+            Error::Changed(_) => "Conflict",
             Error::Authority(_) => "CertificateAuthorityUnusable",
             Error::Unexpected(_) => "UnexpectedObject",
             Error::Api { source, .. } => match (class_of(source), source) {

@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::authority::{self, AuthorityError, Content, Lifetimes};
 use crate::error::Error;
+use crate::kinds;
 use crate::metrics::Metrics;
 
 /// The Secrets of one cluster.
@@ -31,6 +32,8 @@ pub struct Secrets<'a> {
 struct Read {
     content: Content,
     resource_version: String,
+    /// Whether it was made for this cluster.
+    ours: bool,
 }
 
 impl<'a> Secrets<'a> {
@@ -75,6 +78,7 @@ impl<'a> Secrets<'a> {
                 )?;
                 let name = self.names.certificate(*identity);
                 let before = self.read(&name).await?;
+                self.must_be_ours(&name, before.as_ref())?;
                 self.write(&name, "kubernetes.io/tls", content, before).await?;
                 Ok(None)
             }
@@ -83,7 +87,10 @@ impl<'a> Secrets<'a> {
                 getrandom::fill(&mut random).map_err(|_| AuthorityError::Random)?;
                 let line = format!("1 {}\n", hex::encode(random));
                 let content = data([(key::TICKETS.to_owned(), line)]);
-                self.write(&self.names.tickets(), "Opaque", content, None).await?;
+                self.make(&self.names.tickets(), content, |before| {
+                    before.data.contains_key(key::TICKETS)
+                })
+                .await?;
                 Ok(None)
             }
             SecretStep::DevelopmentTokens => {
@@ -92,8 +99,10 @@ impl<'a> Secrets<'a> {
                     (key::SIGNING.to_owned(), issuer.to_pem()),
                     (format!("{}.pem", issuer.key_id()), issuer.public_pem()),
                 ]);
-                let name = self.names.development_tokens();
-                self.write(&name, "Opaque", content, None).await?;
+                let is_whole =
+                    |before: &Content| before.data.contains_key(key::SIGNING) && before.data.len() > 1;
+                self.make(&self.names.development_tokens(), content, is_whole)
+                    .await?;
                 Ok(None)
             }
         }
@@ -115,19 +124,49 @@ impl<'a> Secrets<'a> {
     async fn authority(&self, step: AuthorityStep, now: Timestamp) -> Result<String, Error> {
         let name = self.names.authority();
         let before = match step {
-            AuthorityStep::Make => None,
+            AuthorityStep::Make => self.read(&name).await?,
             _ => Some(self.existing(&name).await?),
         };
+        self.must_be_ours(&name, before.as_ref())?;
         let content = authority::step(
             &self.names.cluster,
             step,
             before.as_ref().map(|read| &read.content),
             self.lifetimes.authority,
             now,
-        )?;
+        );
+        let content = match content {
+            Err(AuthorityError::OutOfStep(_)) => return Err(Error::Changed(format!("Secret {name}"))),
+            content => content?,
+        };
         let bundle = content.data.get(key::AUTHORITY).cloned().unwrap_or_default();
         self.write(&name, "Opaque", content, before).await?;
         Ok(bundle)
+    }
+
+    /// Makes keys where there are none: in a Secret of ours that has lost them, or a new one.
+    async fn make(
+        &self,
+        name: &str,
+        content: Content,
+        is_whole: impl Fn(&Content) -> bool,
+    ) -> Result<(), Error> {
+        let before = self.read(name).await?;
+        self.must_be_ours(name, before.as_ref())?;
+        if before.as_ref().is_some_and(|before| is_whole(&before.content)) {
+            return Err(Error::Changed(format!("Secret {name}")));
+        }
+        self.write(name, "Opaque", content, before).await
+    }
+
+    /// What somebody else made stays as it is.
+    fn must_be_ours(&self, name: &str, before: Option<&Read>) -> Result<(), Error> {
+        match before {
+            Some(before) if !before.ours => Err(Error::Unexpected(format!(
+                "Secret {name} is there and doesn't belong to this cluster. Delete or rename it; the operator needs the name"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     async fn existing(&self, name: &str) -> Result<Read, Error> {
@@ -149,7 +188,15 @@ impl<'a> Secrets<'a> {
             .flatten()
             .filter_map(|(key, value)| Some((key, String::from_utf8(value.0).ok()?)))
             .collect();
+        let owner = self.cluster.object_ref(&());
+        let ours = secret
+            .metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .any(|reference| kinds::is_owner(reference, &owner));
         Ok(Some(Read {
+            ours,
             content: Content {
                 data,
                 annotations: secret.metadata.annotations.unwrap_or_default(),

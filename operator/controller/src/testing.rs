@@ -14,6 +14,7 @@ use kube::client::Body;
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tower::BoxError;
+use tower::util::BoxCloneService;
 
 use crate::metrics::Metrics;
 
@@ -52,21 +53,12 @@ impl Server {
         }
     }
 
-    pub(crate) fn service(
-        &self,
-    ) -> impl tower::Service<
-        Request<Body>,
-        Response = Response<Body>,
-        Error = BoxError,
-        Future = impl Future<Output = Result<Response<Body>, BoxError>> + Send,
-    > + Clone
-    + Send
-    + 'static {
+    pub(crate) fn service(&self) -> BoxCloneService<Request<Body>, Response<Body>, BoxError> {
         let server = self.clone();
-        tower::service_fn(move |request: Request<Body>| {
+        BoxCloneService::new(tower::service_fn(move |request: Request<Body>| {
             let server = server.clone();
             async move { server.serve(request).await }
-        })
+        }))
     }
 
     pub(crate) fn client(&self) -> Client {

@@ -11,6 +11,7 @@ mod connect;
 mod control;
 mod echo;
 mod exit;
+mod operator;
 mod part;
 mod push;
 mod run;
@@ -55,6 +56,8 @@ enum Verb {
     Ipconfig(part::PartArgs),
     /// Run the echo business: answers every request with its own payload
     Echo(echo::EchoArgs),
+    /// Look after the ImAccessClusters of a Kubernetes cluster
+    Operator(Box<operator::OperatorArgs>),
     /// Replace gateways, or their state sidecars, by another binary without closing a connection
     Upgrade(upgrade::UpgradeArgs),
     /// Print which generations of each format this binary speaks
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Verb::State(arguments) => state::run(&arguments),
         Verb::Ipconfig(arguments) => part::run(&arguments, part::Kind::Ipconfig),
         Verb::Echo(arguments) => echo::run(&arguments),
+        Verb::Operator(arguments) => operator::run(*arguments),
         Verb::Upgrade(arguments) => upgrade::run(&arguments),
         Verb::Compat(arguments) => compat::run(&arguments),
         Verb::Version => {
@@ -130,6 +134,9 @@ mod tests {
             "upgrade state --config f --gateway-admin 127.0.0.1:9300 --supervised",
             "gateway --config f --own-session",
             "echo --listen 127.0.0.1:0 --record f --hang --delay 10ms",
+            "operator",
+            "operator --namespace a,b --lease-namespace c --lease-name d --pages 127.0.0.1:0 --resync 5m --log-json",
+            "operator --no-leader-election --ca-lifetime 1h --certificate-lifetime 10m",
         ] {
             let words = std::iter::once("imaccess").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
@@ -142,6 +149,8 @@ mod tests {
             "call --data x",
             "upgrade",
             "upgrade routing",
+            "operator --no-leader-election --lease-name d",
+            "operator --resync soon",
             "upgrade gateway --config f --dir d",
             "upgrade gateway --config f --part gateway-0",
             "upgrade gateway --supervised",

@@ -269,6 +269,28 @@ async fn secrets_are_made_and_never_overwritten() {
 }
 
 #[tokio::test]
+async fn somebody_elses_secret_is_left_alone() {
+    let bench = Bench::new(Server::new(|asked| {
+        asked.is(&Method::GET, "/secrets/demo-tickets").then(|| {
+            (
+                200,
+                json!({"metadata": {"name": "demo-tickets", "resourceVersion": "5"}}),
+            )
+        })
+    }));
+    let plan = Plan {
+        secrets: vec![SecretStep::TicketKeys],
+        ..plan()
+    };
+    let failure = bench.carry_out(&plan).await.failure.unwrap();
+    assert!(
+        failure.to_string().contains("Secret demo-tickets is there"),
+        "{failure}"
+    );
+    assert!(bench.server.writes().is_empty());
+}
+
+#[tokio::test]
 async fn certificates_are_issued_renewed_and_brought_the_authorities() {
     let authority = crate::authority::step(
         "demo",
@@ -285,7 +307,11 @@ async fn certificates_are_issued_renewed_and_brought_the_authorities() {
             .iter()
             .map(|(key, value)| (key.clone(), k8s_openapi::ByteString(value.clone().into_bytes())))
             .collect();
-        json!({"metadata": {"name": name, "resourceVersion": "5"}, "data": data})
+        let owner = json!([{"apiVersion": "imaccess.io/v1alpha1", "kind": "ImAccessCluster", "name": "demo", "uid": "uid-of-demo", "controller": true}]);
+        json!({
+            "metadata": {"name": name, "resourceVersion": "5", "ownerReferences": owner},
+            "data": data,
+        })
     };
     let bench = Bench::new(Server::new(move |asked| {
         let is_there = ["/secrets/demo-ca", "/secrets/demo-gateway-tls"]

@@ -128,7 +128,13 @@ fn steps_out_of_turn_and_broken_secrets_are_refused() {
             "{step:?}"
         );
     }
-    let other = take(AuthorityStep::Make, None).unwrap();
+    let over = step("demo", AuthorityStep::Make, Some(&added), DAY, after(2)).unwrap();
+    assert_eq!(
+        over.data.keys().collect::<Vec<_>>(),
+        ["ca.crt", "ca.key"],
+        "an expired one is made anew"
+    );
+    let other = take(AuthorityStep::Make, Some(&Content::default())).unwrap();
     let mut mixed = made.clone();
     mixed
         .data
