@@ -52,9 +52,7 @@ impl Recorded {
     pub fn read(&self) -> Result<Vec<Event>> {
         let text = std::fs::read_to_string(&self.path)
             .with_context(|| format!("cannot read {}", self.path.display()))?;
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let event = |line: &str| serde_json::from_str(line).with_context(|| format!("no event: {line}"));
-        whole.lines().map(event).collect()
+        parse(&text)
     }
 
     /// Waits until each of these devices was said to be offline.
@@ -77,6 +75,16 @@ impl Recorded {
         })
         .await
     }
+}
+
+/// The events of recorded lines; a last line that isn't whole yet is left out.
+///
+/// # Errors
+/// When a whole line isn't an event.
+pub fn parse(text: &str) -> Result<Vec<Event>> {
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let event = |line: &str| serde_json::from_str(line).with_context(|| format!("no event: {line}"));
+    whole.lines().map(event).collect()
 }
 
 /// How often each device was said to be offline.

@@ -1,6 +1,7 @@
 //! End-to-end harness and scenarios: imaccess is started as its users start it, and looked at from outside.
 //!
 //! - [`cluster`]: a running `imaccess up`, its parts' processes, its logs.
+//! - [`kubectl`]: a Kubernetes cluster, by `kubectl`; its tests are `tests/k8s_*.rs`, run by `cargo xtask e2e`.
 //! - [`command`]: the other verbs, run to their end.
 //! - [`raw_client`]: a client that speaks the protocol over a plain socket, well or badly.
 //! - [`tokens`]: development tokens, and many clients at once.
@@ -8,6 +9,8 @@
 //! - [`page`]: metrics pages.
 //! - [`replace`]: parts replaced while the cluster runs, and what holds then.
 //! - [`witness`]: thousands of clients that notice everything. [`events`]: what a business was told of them.
+//! - [`fleet`]: devices that use the SDK and write down what happens to them. [`mesh`]: callers with and without certificates.
+//! - [`kubernetes`]: the same on Kubernetes: charts, custom resources, the audit log.
 //! - [`wait`]: waiting for a state, never for a time.
 //! - [`report`]: what a scenario measured, and the limits it is held to.
 //! - [`scenario`]: one module per promised behaviour. The tests in `tests/` run them small; `cargo xtask accept`
@@ -21,8 +24,12 @@ pub mod business;
 pub mod cluster;
 pub mod command;
 pub mod events;
+pub mod fleet;
+pub mod kubectl;
+pub mod kubernetes;
 pub mod latency;
 pub mod logs;
+pub mod mesh;
 pub mod page;
 pub mod raw_client;
 pub mod replace;

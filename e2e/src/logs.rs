@@ -74,7 +74,8 @@ fn plain(line: &str) -> String {
     text
 }
 
-fn is_error(line: &str) -> bool {
+/// Whether a line has the level ERROR, in text or JSON, or tells of a panic.
+pub(crate) fn is_error(line: &str) -> bool {
     line.contains(" ERROR ") || line.contains("\"level\":\"ERROR\"") || line.contains("panicked at")
 }
 

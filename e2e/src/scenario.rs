@@ -11,6 +11,7 @@ mod fuzz;
 mod hanging_business;
 mod hostile_clients;
 mod killed;
+mod kubernetes;
 mod metrics_pages;
 mod planned;
 mod quickstart;
@@ -116,6 +117,70 @@ pub const ALL: &[Scenario] = &[
         name: "clean-checkout",
         shows: "cargo xtask test is green in a fresh clone",
     },
+    Scenario {
+        name: "k8s-bad-spec",
+        shows: "the API server refuses bad specifications, each with a sentence that says what to do",
+    },
+    Scenario {
+        name: "k8s-chart",
+        shows: "helm lint and test; everything rendered, and every example, passes a strict dry run on the server",
+    },
+    Scenario {
+        name: "k8s-idle",
+        shows: "an idle minute: the operator writes its lease and nothing else, all objects stand still",
+    },
+    Scenario {
+        name: "k8s-repair",
+        shows: "every child, deleted or edited by hand, is repaired in 5 s; a deleted cluster leaves nothing",
+    },
+    Scenario {
+        name: "k8s-scale",
+        shows: "kubectl scale and an autoscaler set the custom resource; a rollout restart isn't reverted",
+    },
+    Scenario {
+        name: "k8s-operator-killed",
+        shows: "the operator killed in the middle of an install and of a rollout: the next one finishes",
+    },
+    Scenario {
+        name: "k8s-two-operators",
+        shows: "one leads; killed, the other acts within 20 s; stopped beyond its lease, it lands no write",
+    },
+    Scenario {
+        name: "k8s-operator-version",
+        shows: "another operator replaces no pod; helm upgrade brings the definition's new fields",
+    },
+    Scenario {
+        name: "k8s-rights",
+        shows: "rights in one namespace suffice, and there are none elsewhere; restricted Pod Security accepts all",
+    },
+    Scenario {
+        name: "k8s-quickstart",
+        shows: "from nothing to serving as README says, a call and a group push from outside the pods included",
+    },
+    Scenario {
+        name: "k8s-businesses",
+        shows: "a business added to the specification is served in 10 s, and no container is restarted for it",
+    },
+    Scenario {
+        name: "k8s-mesh",
+        shows: "without a certificate of the cluster nobody pushes, hears routes or asks for a handover",
+    },
+    Scenario {
+        name: "k8s-drain",
+        shows: "scale-in and node drain move 1,000 clients at the drain's pace: no reset, no offline event, within the grace",
+    },
+    Scenario {
+        name: "k8s-lost-node",
+        shows: "a lost node's clients are back elsewhere; who can't be is offline after 130 s, not before",
+    },
+    Scenario {
+        name: "k8s-scoring",
+        shows: "20 MB/s put a gateway last within 7 s, and back in as many; a second of it moves nobody",
+    },
+    Scenario {
+        name: "k8s-scoring-prometheus",
+        shows: "the same by a Prometheus server that scrapes the pods",
+    },
 ];
 
 /// Whether state holds the clients' sockets beside the gateway. What has to do with connections holds either way.
@@ -159,6 +224,7 @@ async fn run_with(name: &str, size: Size, seed: u64, custody: Custody) -> Result
         "capacity" => bench_capacity::run(size, seed).await,
         "fuzz" => fuzz::run(size, seed).await,
         "clean-checkout" => clean_checkout::run(size, seed).await,
+        other if other.starts_with("k8s-") => kubernetes::run(other, size, seed).await,
         other => bail!("no scenario is named {other}; `cargo xtask accept --list` names them"),
     }
 }

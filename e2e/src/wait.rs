@@ -25,6 +25,19 @@ pub enum Seen<T, S> {
 pub async fn wait_until<T, S: Debug>(
     what: &str,
     deadline: Duration,
+    look: impl AsyncFnMut() -> Result<Seen<T, S>>,
+) -> Result<T> {
+    wait_until_polled(what, deadline, POLL, look).await
+}
+
+/// As [`wait_until`], with a pause of the caller's choice between two looks: for looks that cost the other side something.
+///
+/// # Errors
+/// As those of [`wait_until`].
+pub async fn wait_until_polled<T, S: Debug>(
+    what: &str,
+    deadline: Duration,
+    poll: Duration,
     mut look: impl AsyncFnMut() -> Result<Seen<T, S>>,
 ) -> Result<T> {
     let end = Instant::now() + deadline;
@@ -34,7 +47,7 @@ pub async fn wait_until<T, S: Debug>(
             Seen::NotYet(seen) if Instant::now() >= end => {
                 bail!("not within {deadline:?}: {what}; seen last: {seen:?}")
             }
-            Seen::NotYet(_) => sleep(POLL).await,
+            Seen::NotYet(_) => sleep(poll).await,
         }
     }
 }

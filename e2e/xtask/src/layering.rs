@@ -87,9 +87,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "imaccess-sdk",
             "imaccess-bench",
             "imaccess-operator-api",
+            "imaccess-cluster",
         ],
     ),
-    ("xtask", &[]),
+    // The tests' own cluster and images: they know nothing of what runs on them.
+    ("imaccess-image", &[]),
+    ("imaccess-cluster", &["imaccess-image"]),
+    ("xtask", &["imaccess-image", "imaccess-cluster"]),
 ];
 
 /// The protocol is sans-IO: none of these may be reached from it, directly or not.

@@ -11,12 +11,14 @@
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
+use imaccess_cluster::Layout;
 
+use crate::e2e::Cluster;
 use crate::steps::{Steps, Tally, Verdict};
 use crate::workspace::{Workspace, succeed, watch};
-use crate::{fuzz, layering, programs, sharing, sizes};
+use crate::{e2e, fuzz, layering, programs, sharing, sizes};
 
 /// What of `test` is to run.
 #[derive(Args)]
@@ -27,8 +29,8 @@ pub(crate) struct Options {
 }
 
 /// Cheapest first: what a person mistypes is told in seconds, before anything is compiled.
-const NAMES: [&str; 9] = [
-    "format", "sizes", "layering", "sharing", "build", "protocol", "test", "fuzz", "deny",
+const NAMES: [&str; 11] = [
+    "format", "sizes", "layering", "sharing", "build", "protocol", "test", "cluster", "e2e", "fuzz", "deny",
 ];
 
 /// A fuzz target's share in `test`: enough to see that it builds and starts, no substitute for `fuzz`.
@@ -37,6 +39,8 @@ const FUZZ_SECONDS: u32 = 5;
 /// Runs the steps.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let mut steps = Steps::default();
+    let layout = Layout::new(&workspace.target);
+    let mut cluster = None;
     for name in NAMES {
         if options.step.as_deref().is_some_and(|only| only != name) {
             continue;
@@ -49,6 +53,17 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
             "build" => build(workspace),
             "protocol" => protocol(workspace),
             "test" => test(workspace, steps),
+            "cluster" => {
+                cluster = Some(Cluster::find_or_create(workspace, &layout)?);
+                Ok(Verdict::Passed)
+            }
+            "e2e" => {
+                if cluster.is_none() {
+                    cluster = Some(Cluster::find_or_create(workspace, &layout)?);
+                }
+                let cluster = cluster.as_ref().context("it was just found")?;
+                e2e(workspace, &layout, cluster, steps)
+            }
             "fuzz" => fuzz::small(workspace, FUZZ_SECONDS),
             "deny" => deny(workspace),
             other => bail!("no such step: {other}"),
@@ -57,6 +72,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
             println!("\n`cargo xtask test` stops at the failed step: {name}");
             break;
         }
+    }
+    if let Some(cluster) = &cluster {
+        cluster.end(&layout)?;
     }
     Ok(if steps.close() {
         ExitCode::SUCCESS
@@ -113,8 +131,27 @@ fn test(workspace: &Workspace, steps: &mut Steps) -> Result<Verdict> {
             println!("promtool can't be had, the metrics test uses our own parser alone: {error:#}");
         }
     }
+    counted(&mut command, steps)
+}
+
+/// The tests that need a Kubernetes cluster, with the image of the binary that `build` made.
+fn e2e(workspace: &Workspace, layout: &Layout, cluster: &Cluster, steps: &mut Steps) -> Result<Verdict> {
+    succeed(&mut linted(
+        workspace,
+        &["build", "--release", "--workspace", "--all-targets"],
+    ))?;
+    cluster.load(workspace, layout)?;
+    // The same selection as in `test`, or cargo would unite features otherwise and compile dependencies again.
+    let mut command = linted(workspace, &["test", "--release", "--workspace"]);
+    e2e::arguments(&mut command, &e2e::test_programs(workspace)?, None);
+    cluster.environment(workspace, layout, &mut command)?;
+    counted(&mut command, steps)
+}
+
+/// Runs `cargo test`, and counts what it ran.
+fn counted(command: &mut Command, steps: &mut Steps) -> Result<Verdict> {
     let mut count = Count::default();
-    let status = watch(&mut command, |line| count.line(line))?;
+    let status = watch(command, |line| count.line(line))?;
     for (name, took) in count.binaries {
         steps.detail(name, took);
     }

@@ -55,6 +55,56 @@ pub enum Kind {
     PodMonitor,
 }
 
+impl Kind {
+    /// All of them, in the order in which they are applied: what others mount, name or are allowed by comes first, workloads
+    /// last.
+    pub const ALL: [Kind; 11] = [
+        Kind::ServiceAccount,
+        Kind::Role,
+        Kind::RoleBinding,
+        Kind::Secret,
+        Kind::ConfigMap,
+        Kind::Service,
+        Kind::NetworkPolicy,
+        Kind::PodDisruptionBudget,
+        Kind::PodMonitor,
+        Kind::Deployment,
+        Kind::HorizontalPodAutoscaler,
+    ];
+
+    /// Its group and version.
+    #[must_use]
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Kind::ServiceAccount | Kind::Secret | Kind::ConfigMap | Kind::Service => "v1",
+            Kind::Role | Kind::RoleBinding => "rbac.authorization.k8s.io/v1",
+            Kind::NetworkPolicy => "networking.k8s.io/v1",
+            Kind::PodDisruptionBudget => "policy/v1",
+            Kind::Deployment => "apps/v1",
+            Kind::HorizontalPodAutoscaler => "autoscaling/v2",
+            Kind::PodMonitor => "monitoring.coreos.com/v1",
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::ServiceAccount => "ServiceAccount",
+            Kind::Secret => "Secret",
+            Kind::ConfigMap => "ConfigMap",
+            Kind::Role => "Role",
+            Kind::RoleBinding => "RoleBinding",
+            Kind::Service => "Service",
+            Kind::NetworkPolicy => "NetworkPolicy",
+            Kind::PodDisruptionBudget => "PodDisruptionBudget",
+            Kind::Deployment => "Deployment",
+            Kind::HorizontalPodAutoscaler => "HorizontalPodAutoscaler",
+            Kind::PodMonitor => "PodMonitor",
+        }
+    }
+}
+
 /// One object to apply, whole: all fields that the operator owns, with `apiVersion`, `kind`, name, namespace, labels and owner
 /// reference.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,10 +2,12 @@
 //! one of its receivers is slow.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::watched::{self, Loaded};
 use crate::config::{ByteSize, duration};
 
 /// What becomes of a message for a connection whose queue for this business is full.
@@ -52,6 +54,19 @@ pub struct BusinessConfig {
     /// What happens when those are full.
     #[serde(default)]
     pub slow_consumer: SlowConsumer,
+    /// Whose tokens may push for it, where the push API asks for tokens.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pushers: Vec<ServiceAccount>,
+}
+
+/// A Kubernetes service account.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceAccount {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub service_account: String,
 }
 
 impl BusinessConfig {
@@ -69,6 +84,7 @@ impl BusinessConfig {
             client_groups: false,
             queue_bytes: default_queue_bytes(),
             slow_consumer: SlowConsumer::default(),
+            pushers: Vec::new(),
         }
     }
 
@@ -95,8 +111,35 @@ impl BusinessConfig {
         if self.queue_bytes.0 == 0 {
             return fault("queue_bytes must be at least 1");
         }
+        let nameless =
+            |pusher: &ServiceAccount| pusher.namespace.is_empty() || pusher.service_account.is_empty();
+        if self.pushers.iter().any(nameless) {
+            return fault("each of its pushers needs a namespace and a service_account");
+        }
         Ok(())
     }
+}
+
+/// Businesses as a part is told them: those of its configuration, then those of a file that is read again when it changes. The
+/// fingerprint is of the file.
+///
+/// # Errors
+/// Says which file, business or key is wrong, and why.
+pub fn load_all(
+    fixed: &[BusinessConfig],
+    file: Option<&Path>,
+) -> Result<Loaded<Vec<BusinessConfig>>, String> {
+    let mut value = fixed.to_vec();
+    let mut generation = 0;
+    if let Some(path) = file {
+        let text = watched::read(path)?;
+        let listed: Option<Vec<BusinessConfig>> = serde_yaml::from_str(&text)
+            .map_err(|fault| format!("{} is no list of businesses: {fault}", path.display()))?;
+        value.extend(listed.unwrap_or_default());
+        generation = watched::fingerprint(text.as_bytes());
+    }
+    validate_all(&value)?;
+    Ok(Loaded { value, generation })
 }
 
 /// Checks each business and that no two share an id or a name; the error says which and why.
@@ -163,6 +206,36 @@ mod tests {
     }
 
     #[test]
+    fn a_file_adds_to_what_is_fixed() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("businesses.yaml");
+        let fixed = [BusinessConfig::new(1, "echo", "http://127.0.0.1:7001")];
+        let load = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            load_all(&fixed, Some(&file))
+        };
+        let pushers = "[{namespace: chat, service_account: server}]";
+        let chat =
+            format!("- {{id: 2, name: chat, endpoint: 'http://chat.chat.svc:9000', pushers: {pushers}}}");
+        let loaded = load(&chat).unwrap();
+        assert_eq!(loaded.value.len(), 2);
+        assert_eq!(loaded.value[1].pushers[0].service_account, "server");
+        assert_eq!(loaded.generation, watched::fingerprint(chat.as_bytes()));
+        assert_eq!(load("# none yet\n").unwrap().value, fixed);
+        for (text, expected) in [
+            ("- {id: 1, name: x, endpoint: 'http://x:1'}", "have the id 1"),
+            (
+                "- {id: 2, name: x, endpoint: 'http://x:1', tiemout: 1s}",
+                "tiemout",
+            ),
+            ("businesses: []", "businesses.yaml"),
+        ] {
+            let fault = load(text).unwrap_err();
+            assert!(fault.contains(expected), "{fault}");
+        }
+    }
+
+    #[test]
     fn faults_are_named() {
         let echo = BusinessConfig::new(1, "echo", "http://127.0.0.1:7001");
         assert_eq!(validate_all(std::slice::from_ref(&echo)), Ok(()));
@@ -173,7 +246,7 @@ mod tests {
         };
         assert_eq!(with(|_| ()), Ok(()));
         type Case = (fn(&mut BusinessConfig), &'static str);
-        let faults: [Case; 8] = [
+        let faults: [Case; 9] = [
             (|b| b.id = 0, "must not be 0"),
             (|b| b.id = 1, "have the id 1"),
             (|b| b.name = "echo".to_owned(), "have the name \"echo\""),
@@ -182,6 +255,13 @@ mod tests {
             (|b| b.endpoint = "http://host".to_owned(), "http://host:port"),
             (|b| b.timeout = Duration::ZERO, "timeout"),
             (|b| b.concurrency = 0, "concurrency"),
+            (
+                |b| {
+                    let pusher = "{namespace: shop, service_account: ''}";
+                    b.pushers = vec![serde_yaml::from_str(pusher).unwrap()];
+                },
+                "service_account",
+            ),
         ];
         for (change, expected) in faults {
             let fault = with(change).unwrap_err();

@@ -5,6 +5,7 @@
 
 mod bytesize;
 pub mod duration;
+pub mod watched;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -53,6 +54,30 @@ pub enum ConfigError {
         /// What is wrong.
         fault: String,
     },
+}
+
+/// Where a configuration comes from, so that it can be read again.
+#[derive(Debug, Clone, Default)]
+pub struct Layers {
+    /// YAML file.
+    pub file: Option<PathBuf>,
+    /// What the names of its environment variables begin with.
+    pub env_prefix: String,
+    /// Values of `--set`.
+    pub sets: Vec<String>,
+}
+
+impl Layers {
+    /// Reads it, as [`load`] does.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load<T>(&self) -> Result<T, ConfigError>
+    where
+        T: Serialize + DeserializeOwned + Default,
+    {
+        load(self.file.as_deref(), &self.env_prefix, &self.sets)
+    }
 }
 
 /// Reads a configuration.

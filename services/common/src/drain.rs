@@ -9,6 +9,7 @@
 //! A task waits on [`Drain::token`] (phase 1 begins) and, if it has work to finish, races that work against
 //! [`Drain::deadline`].
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -28,7 +29,8 @@ pub struct Drain {
 
 #[derive(Debug)]
 struct Shared {
-    grace: Duration,
+    /// In milliseconds; may be changed until it begins.
+    grace: AtomicU64,
     /// When everything must have ended; set once, by the first `begin`.
     deadline: OnceLock<Instant>,
 }
@@ -40,18 +42,30 @@ impl Drain {
         Drain {
             token: CancellationToken::new(),
             shared: Arc::new(Shared {
-                grace,
+                grace: AtomicU64::new(millis(grace)),
                 deadline: OnceLock::new(),
             }),
         }
     }
 
+    /// It will take at most so long; once it has begun this changes nothing.
+    pub fn allow(&self, grace: Duration) {
+        self.shared.grace.store(millis(grace), Ordering::Relaxed);
+    }
+
     /// Begins phase 1 and sets the deadline; later calls change nothing.
     pub fn begin(&self) {
-        self.shared
-            .deadline
-            .get_or_init(|| Instant::now() + self.shared.grace);
+        self.end();
         self.token.cancel();
+    }
+
+    /// The deadline; set by the first call.
+    fn end(&self) -> Instant {
+        *self.shared.deadline.get_or_init(|| Instant::now() + self.grace())
+    }
+
+    fn grace(&self) -> Duration {
+        Duration::from_millis(self.shared.grace.load(Ordering::Relaxed))
     }
 
     /// Whether it has begun.
@@ -75,13 +89,7 @@ impl Drain {
     /// Waits until the drain has begun and its time is up.
     pub async fn deadline(&self) {
         self.begun().await;
-        tokio::time::sleep_until(
-            *self
-                .shared
-                .deadline
-                .get_or_init(|| Instant::now() + self.shared.grace),
-        )
-        .await;
+        tokio::time::sleep_until(self.end()).await;
     }
 
     /// What is left until the deadline; all of it before the drain has begun.
@@ -89,9 +97,16 @@ impl Drain {
     pub fn remaining(&self) -> Duration {
         match self.shared.deadline.get() {
             Some(deadline) => deadline.saturating_duration_since(Instant::now()),
-            None => self.shared.grace,
+            None => self.grace(),
         }
     }
+}
+
+/// A day is longer than any drain, and added to the present is still a moment.
+fn millis(grace: Duration) -> u64 {
+    u64::try_from(grace.as_millis())
+        .unwrap_or(u64::MAX)
+        .min(86_400_000)
 }
 
 /// Waits for SIGTERM or SIGINT. After the first, a second Ctrl-C ends the process at once.
@@ -124,6 +139,9 @@ mod tests {
         let drain = Drain::new(grace);
         assert_eq!(drain.remaining(), grace);
         assert!(!drain.has_begun());
+        drain.allow(2 * grace);
+        assert_eq!(drain.remaining(), 2 * grace);
+        drain.allow(grace);
         let before = Instant::now();
         drain.clone().begin();
         drain.begun().await;

@@ -5,7 +5,10 @@
 //! ones get one response each, so that idle peers don't hold what a storm of new ones needs; when all are, new
 //! ones wait in the listen queue.
 
+mod fetch;
+
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,10 +22,14 @@ use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+pub use self::fetch::{FetchError, ask, fetch};
+use crate::tls::{Incoming as TlsIncoming, TlsConnection};
 
 /// How long accepting pauses when the process is out of descriptors or memory: long enough not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -42,13 +49,41 @@ pub struct Limits {
     pub buffer_bytes: usize,
 }
 
+/// Where connections come from: plain ones of a TCP listener, or those that got through a TLS handshake.
+pub trait Source: Send {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next one. Nothing is lost when the future is dropped before it is ready.
+    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Source for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<TcpStream> {
+        let (stream, _) = TcpListener::accept(self).await?;
+        // Answers are one write each: waiting to fill a segment would only delay them. Failing costs only that.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+}
+
+impl Source for TlsIncoming {
+    type Stream = TlsConnection;
+
+    async fn accept(&mut self) -> io::Result<TlsConnection> {
+        Ok(TlsIncoming::accept(self).await)
+    }
+}
+
 /// Serves `router` until `stop`; returns when every connection has ended.
-pub async fn serve_router(listener: TcpListener, router: Router, limits: Limits, stop: CancellationToken) {
-    serve(listener, TowerToHyperService::new(router), limits, stop).await;
+pub async fn serve_router(source: impl Source, router: Router, limits: Limits, stop: CancellationToken) {
+    serve(source, TowerToHyperService::new(router), limits, stop).await;
 }
 
 /// Serves any hyper service until `stop`; returns when every connection has ended.
-pub async fn serve<S>(listener: TcpListener, service: S, limits: Limits, stop: CancellationToken)
+pub async fn serve<S>(mut source: impl Source, service: S, limits: Limits, stop: CancellationToken)
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
@@ -61,7 +96,7 @@ where
             () = stop.cancelled() => break,
             accepted = async {
                 let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
-                listener.accept().await.map(|(stream, _)| (stream, slot))
+                source.accept().await.map(|stream| (stream, slot))
             } => accepted,
         };
         match accepted {
@@ -80,13 +115,13 @@ where
             }
         }
     }
-    drop(listener);
+    drop(source);
     tasks.close();
     tasks.wait().await;
 }
 
 async fn serve_connection<S>(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     service: S,
     limits: Limits,
     keep_alive: bool,
@@ -94,8 +129,6 @@ async fn serve_connection<S>(
 ) where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
-    // Answers are one write each: waiting to fill a segment would only delay them. Failing costs only that.
-    let _ = stream.set_nodelay(true);
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -116,7 +149,7 @@ async fn serve_connection<S>(
 }
 
 /// A connection that was gone before it was accepted says nothing about the listener.
-fn is_of_the_peer(fault: &io::Error) -> bool {
+pub(crate) fn is_of_the_peer(fault: &io::Error) -> bool {
     matches!(
         fault.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused

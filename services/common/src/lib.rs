@@ -17,4 +17,5 @@ pub mod metrics;
 pub mod process;
 pub mod telemetry;
 pub mod ticket;
+pub mod tls;
 pub mod token;

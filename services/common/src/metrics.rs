@@ -8,8 +8,8 @@ mod process;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 pub use self::process::ProcessMetrics;
@@ -54,6 +54,11 @@ pub fn gauge_vec(registry: &Registry, name: &str, help: &str, labels: &[&str]) -
 /// A gauge of fractions.
 pub fn float_gauge(registry: &Registry, name: &str, help: &str) -> Gauge {
     register(registry, name, Gauge::new(name, help))
+}
+
+/// A gauge of fractions per combination of `labels`.
+pub fn float_gauge_vec(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    register(registry, name, GaugeVec::new(Opts::new(name, help), labels))
 }
 
 /// A histogram of seconds over [`LATENCY_BUCKETS`]; `name` ends in `_seconds`.

@@ -1,6 +1,8 @@
 //! Logs: to stderr, for people or as JSON lines, never with payloads or tokens.
 
 use std::io;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
@@ -41,6 +43,29 @@ pub fn init_logging(format: LogFormat, default_filter: &str) {
     };
 }
 
+/// Lets a line through once a second: for what strangers can cause as often as they like, and an operator should see.
+/// The counter beside it has them all.
+#[derive(Debug, Default)]
+pub struct Seldom {
+    last: Mutex<Option<Instant>>,
+}
+
+impl Seldom {
+    /// Whether a line may be logged at `now`.
+    pub fn may(&self, now: Instant) -> bool {
+        const PAUSE: Duration = Duration::from_secs(1);
+        // Whoever is held up by another that logs right now has nothing new to say.
+        let Ok(mut last) = self.last.try_lock() else {
+            return false;
+        };
+        let may = last.is_none_or(|last| now.saturating_duration_since(last) >= PAUSE);
+        if may {
+            *last = Some(now);
+        }
+        may
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,5 +75,15 @@ mod tests {
         init_logging(LogFormat::Text, "warn");
         init_logging(LogFormat::Json, "=,=not a filter");
         tracing::debug!("not shown");
+    }
+
+    #[test]
+    fn a_line_a_second() {
+        let (seldom, start) = (Seldom::default(), Instant::now());
+        let at = |milliseconds| seldom.may(start + Duration::from_millis(milliseconds));
+        assert_eq!(
+            [0, 1, 999, 1_000, 1_500, 2_000].map(at),
+            [true, false, false, true, false, true]
+        );
     }
 }

@@ -5,28 +5,34 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use imaccess_common::admin::{AdminServer, Readiness};
+use imaccess_common::config::Layers;
+use imaccess_common::config::watched::Reloads;
 use imaccess_common::drain::Drain;
 use imaccess_common::metrics::ProcessMetrics;
 use imaccess_common::process::ProcessSample;
+use imaccess_common::tls::TlsError;
 use imaccess_net::cursors::{Cursors, MOST_SLOTS};
 use imaccess_net::socket::{Listener, StreamOptions};
 use imaccess_proto::v1::Held;
 use prometheus::Registry;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::GatewayConfig;
+use crate::control::Control;
+use crate::drain::{self, Course};
 use crate::handover::file;
 use crate::handover::lease::Handover;
 use crate::handover::page::{self, Page, TakeoverView};
 use crate::limits::Admission;
 use crate::link;
 use crate::metrics::Metrics;
+use crate::reload;
 use crate::shard::handover::Left;
 use crate::shard::{CUSTODY_SOCKET, Ending, OwnListener, Shard, ShardParts};
 use crate::takeover::plan::{self, Fate, Why};
@@ -69,6 +75,9 @@ pub enum BindError {
     /// What a former gateway left can't be taken back. It is still held: the former version can take it.
     #[error("what the gateway before left can't be taken back")]
     TakeBack(#[source] TakeBackError),
+    /// The certificate can't be used.
+    #[error("the certificate can't be used")]
+    Tls(#[from] TlsError),
     /// A thread can't be started.
     #[error("a shard's thread can't be started")]
     Thread(#[source] io::Error),
@@ -84,7 +93,11 @@ pub struct Gateway {
     cursors: Vec<Cursors>,
     inheritance: Inheritance,
     took: Duration,
+    registry: Registry,
     admin: AdminServer,
+    control: Option<Control>,
+    /// Where the configuration comes from, if it is to be read again when its file changes.
+    layers: Option<Layers>,
     /// Held for as long as the process has anything of the volume's.
     _lock: Lock,
 }
@@ -115,6 +128,8 @@ impl Gateway {
                 address: config.admin_listen,
                 source,
             })?;
+        let registry = Registry::new();
+        let control = Control::bind(&config, &registry).await?;
         let incarnation = volume::next_incarnation(&config.socket_dir, &config.instance).map_err(volume)?;
         let shards = config.shard_count();
         let mut inheritance = Inheritance::none(shards);
@@ -146,9 +161,20 @@ impl Gateway {
             cursors,
             inheritance,
             took: started.elapsed(),
+            registry,
             admin,
+            control,
+            layers: None,
             _lock: lock,
         })
+    }
+
+    /// Reads its configuration again when its file changes: `bandwidth`, `limits.connections` and `drain` take effect at once, and a
+    /// warning names what else has changed.
+    #[must_use]
+    pub fn reloading(mut self, layers: Layers) -> Self {
+        self.layers = layers.file.is_some().then_some(layers);
+        self
     }
 
     /// Where TCP clients connect.
@@ -169,28 +195,32 @@ impl Gateway {
         self.admin.local_addr()
     }
 
+    /// Where the handover page is served under certificates, if it is.
+    #[must_use]
+    pub fn control_addr(&self) -> Option<SocketAddr> {
+        self.control.as_ref().map(Control::local_addr)
+    }
+
     /// The pod that this gateway is in.
     #[must_use]
     pub fn instance(&self) -> &str {
         self.incarnation.instance.as_str()
     }
 
-    /// Serves until the drain is over: clients are told, flushed and closed within its time. But if somebody holds the handover
+    /// Serves until the drain is over: clients are told to go, flushed and closed within its time. But if somebody holds the handover
     /// lease when the drain begins, nobody is told anything: what there is is left to the next process, within 200 ms.
     ///
     /// # Errors
     /// When a shard's thread can't be started, or the handover file can't be written.
     pub async fn run(mut self, drain: Drain) -> Result<(), BindError> {
-        let registry = Registry::new();
+        let registry = std::mem::take(&mut self.registry);
         let metrics = Metrics::register(&registry);
         ProcessMetrics::register(&registry, "gateway", env!("CARGO_PKG_VERSION"));
-        metrics
-            .connection_limit
-            .set(self.config.limits.connections as i64);
-        metrics
-            .bandwidth
-            .set(i64::try_from(self.config.bandwidth.0).unwrap_or(i64::MAX));
+        metrics.set_declared(&self.config);
         metrics.takeover(self.inheritance.kind());
+        let reloads = Reloads::register(&registry);
+        let followed = self.layers.take().map(|layers| reload::follow(layers, &reloads));
+        let (follow, mut reloaded) = followed.transpose().map_err(BindError::Config)?.unzip();
         let admission = Arc::new(Admission::new(
             self.config.limits.connections,
             self.config.limits.connections_per_address,
@@ -211,9 +241,11 @@ impl Gateway {
         };
         let outdated = self.inheritance.begin().map_err(volume)?;
         let ending = Ending {
-            drain: Drain::new(drain.remaining()),
+            drain: drain.clone(),
+            courses: Arc::new(watch::Sender::new(Course::serving())),
             handover: CancellationToken::new(),
         };
+        let untold = Arc::new(AtomicU64::new(0));
         let (begun, mut adopted) = mpsc::channel(shards);
         let mut threads = Vec::with_capacity(shards);
         let parts = self.listeners.into_iter().zip(self.links).zip(self.cursors).zip(
@@ -241,6 +273,7 @@ impl Gateway {
                 handover: Arc::clone(&handover),
                 begun: begun.clone(),
                 admission: Arc::clone(&admission),
+                untold: Arc::clone(&untold),
                 metrics: metrics.clone(),
                 attaches: attached,
                 link_up: readiness.condition(condition),
@@ -261,12 +294,17 @@ impl Gateway {
             "serving"
         );
         let stop_admin = CancellationToken::new();
-        let page = self.admin.serve(
-            registry,
-            readiness.clone(),
-            page::router(page),
-            stop_admin.clone(),
-        );
+        let mut extra = page::router(page);
+        if let Some(control) = self.control {
+            // From here on the admin address tells, and takes no orders.
+            let pages = std::mem::take(&mut extra);
+            tokio::spawn(control.serve(pages, stop_admin.clone()));
+        }
+        // The control address ends with this future, also when it is dropped.
+        let _stop_control = stop_admin.clone().drop_guard();
+        let page = self
+            .admin
+            .serve(registry, readiness.clone(), extra, stop_admin.clone());
         let (ended, shards_end) = tokio::sync::oneshot::channel();
         let joiner = move || {
             let mut left = Vec::new();
@@ -284,6 +322,16 @@ impl Gateway {
             .spawn(joiner)
             .map_err(BindError::Thread)?;
         tokio::pin!(page, shards_end);
+        let stop_rest = stop_admin.clone();
+        let following = async move {
+            if let Some(follow) = follow {
+                follow.run(stop_rest).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::pin!(following);
+        let mut effective = Arc::clone(&self.config);
+        let mut plan = self.config.drain;
         let mut measured = tokio::time::interval(MEMORY_INTERVAL);
         let mut reported = tokio::time::interval(CUSTODY_INTERVAL);
         let at_start = ProcessSample::of(std::process::id()).map_or(0, |sample| sample.pss_bytes);
@@ -301,8 +349,16 @@ impl Gateway {
                         ending.handover.cancel();
                     } else {
                         metrics.draining.set(1);
-                        ending.drain.begin();
+                        let (drain, courses) = (drain.clone(), Arc::clone(&ending.courses));
+                        let admission = Arc::clone(&admission);
+                        tokio::spawn(async move { drain::conduct(plan, &drain, &courses, &admission).await });
                     }
+                }
+                () = &mut following => {}
+                new = changed(&mut reloaded), if began.is_none() => {
+                    apply(&effective, &new, &metrics, &admission, &drain);
+                    plan = new.drain;
+                    effective = new;
                 }
                 // The last sender is gone: every shard has its own cursors, or has died.
                 None = adopted.recv(), if outdated.is_some() => {
@@ -318,6 +374,17 @@ impl Gateway {
             }
         };
         stop_admin.cancel();
+        if metrics.draining.get() == 1 {
+            let drained = |by: &str| metrics.drained.with_label_values(&[by]).get();
+            tracing::info!(
+                told = metrics.go_aways.get(),
+                by_client = drained("client"),
+                by_close = drained("close"),
+                by_deadline = drained("deadline"),
+                seconds = began.map_or(0.0, |began| began.elapsed().as_secs_f64()),
+                "drained"
+            );
+        }
         if ending.handover.is_cancelled() {
             leave(
                 &directory,
@@ -346,6 +413,32 @@ impl Gateway {
             listeners: self.listeners.iter().map(Vec::len).sum(),
             milliseconds: self.took.as_millis() as u64,
         }
+    }
+}
+
+/// The next configuration; never, if it isn't followed.
+async fn changed(reloaded: &mut Option<watch::Receiver<Arc<GatewayConfig>>>) -> Arc<GatewayConfig> {
+    if let Some(receiver) = reloaded
+        && receiver.changed().await.is_ok()
+    {
+        return Arc::clone(&receiver.borrow_and_update());
+    }
+    std::future::pending().await
+}
+
+/// Puts into effect what may change at run time.
+fn apply(old: &GatewayConfig, new: &GatewayConfig, metrics: &Metrics, admission: &Admission, drain: &Drain) {
+    metrics.set_declared(new);
+    admission.set_most(new.limits.connections);
+    if new.drain != old.drain {
+        drain.allow(new.drain_time());
+    }
+    let keys = reload::needs_restart(old, new);
+    if !keys.is_empty() {
+        tracing::warn!(
+            keys = keys.join(", "),
+            "these keys have changed and take effect with a restart only"
+        );
     }
 }
 

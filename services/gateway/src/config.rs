@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use imaccess_common::config::{ByteSize, duration};
+use imaccess_common::tls::TlsConfig;
 use serde::{Deserialize, Serialize};
 
 /// What can be set. The defaults serve one cluster on one machine.
@@ -28,12 +29,35 @@ pub struct GatewayConfig {
     pub custody: bool,
     /// Address of the metrics and health pages.
     pub admin_listen: SocketAddr,
+    /// This gateway's certificate, for `control_listen`.
+    pub tls: Option<TlsConfig>,
+    /// Address of the handover page under certificates. With it the admin address has that page no more; without, whoever
+    /// reaches the admin address may ask for a handover.
+    pub control_listen: Option<SocketAddr>,
+    /// Names of the certificates that may use `control_listen`.
+    pub control_clients: Vec<String>,
     /// Outbound bandwidth of this pod in bytes per second, declared; ipconfig ranks by what is left of it.
     pub bandwidth: ByteSize,
     /// Bounds.
     pub limits: GatewayLimits,
     /// Deadlines.
     pub deadlines: GatewayDeadlines,
+    /// How clients are sent elsewhere when the gateway ends for good.
+    pub drain: GatewayDrain,
+}
+
+/// How clients are sent elsewhere at the end. Without any of it they are closed at once, with a code that lets them resume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatewayDrain {
+    /// Clients told to go per second, in all; 0: all at once.
+    pub rate: u32,
+    /// For so long clients are still accepted, and none is told to go: until nobody lists this gateway any more.
+    #[serde(with = "duration")]
+    pub propagation: Duration,
+    /// Counted from the beginning of the end: then the clients that are left are closed.
+    #[serde(with = "duration")]
+    pub deadline: Duration,
 }
 
 /// How much of anything there may be.
@@ -84,7 +108,7 @@ pub struct GatewayDeadlines {
     /// than the 100 s after which routing declares the instance dead.
     #[serde(with = "duration")]
     pub without_state: Duration,
-    /// For clients to be told and flushed when the gateway ends.
+    /// For clients to be flushed and to read why they were closed, after `drain.deadline`.
     #[serde(with = "duration")]
     pub drain: Duration,
 }
@@ -100,9 +124,13 @@ impl Default for GatewayConfig {
             shards: 0,
             custody: true,
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls: None,
+            control_listen: None,
+            control_clients: Vec::new(),
             bandwidth: ByteSize(1_000_000_000),
             limits: GatewayLimits::default(),
             deadlines: GatewayDeadlines::default(),
+            drain: GatewayDrain::default(),
         }
     }
 }
@@ -168,10 +196,33 @@ impl GatewayConfig {
         if self.limits.fanout_slice == 0 {
             return Err("limits.fanout_slice: at least 1".to_owned());
         }
+        let given = [
+            self.tls.is_some(),
+            self.control_listen.is_some(),
+            !self.control_clients.is_empty(),
+        ];
+        if given.contains(&true) && given.contains(&false) {
+            return Err(
+                "control_listen: goes together with tls and control_clients, or all three are left out"
+                    .to_owned(),
+            );
+        }
         if self.limits.connections == 0 {
             return Err("limits.connections: at least 1".to_owned());
         }
+        if self.drain.propagation > self.drain.deadline {
+            return Err(
+                "drain.deadline: it counts from the same moment as drain.propagation and must not be shorter"
+                    .to_owned(),
+            );
+        }
         Ok(())
+    }
+
+    /// How long the end may take: clients are sent elsewhere, then flushed.
+    #[must_use]
+    pub fn drain_time(&self) -> Duration {
+        self.drain.deadline.saturating_add(self.deadlines.drain)
     }
 
     /// Threads to start.

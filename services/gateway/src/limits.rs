@@ -11,7 +11,7 @@ use imaccess_wire::Code;
 #[derive(Debug)]
 pub(crate) struct Admission {
     open: AtomicUsize,
-    most: usize,
+    most: AtomicUsize,
     most_per_address: usize,
     /// Only used when there is a limit per address.
     by_address: Mutex<HashMap<IpAddr, usize>>,
@@ -21,10 +21,15 @@ impl Admission {
     pub(crate) fn new(most: usize, most_per_address: usize) -> Self {
         Self {
             open: AtomicUsize::new(0),
-            most,
+            most: AtomicUsize::new(most),
             most_per_address,
             by_address: Mutex::default(),
         }
+    }
+
+    /// From now on so many are admitted; those that are in stay.
+    pub(crate) fn set_most(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// Whether the limit per address is on: only then must a connection's address be kept.
@@ -34,7 +39,7 @@ impl Admission {
 
     /// Counts a connection in, or says why not.
     pub(crate) fn admit(&self, address: Option<IpAddr>) -> Result<(), Code> {
-        if self.open.fetch_add(1, Ordering::Relaxed) >= self.most {
+        if self.open.fetch_add(1, Ordering::Relaxed) >= self.most.load(Ordering::Relaxed) {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(Code::ConnectionLimit);
         }
@@ -108,5 +113,10 @@ mod tests {
         admission.release(a);
         assert_eq!(admission.open(), 2);
         assert_eq!(admission.admit(a), Ok(()));
+        admission.set_most(4);
+        assert_eq!(admission.admit(b), Ok(()));
+        admission.set_most(1);
+        assert_eq!(admission.admit(None), Err(Code::ConnectionLimit));
+        assert_eq!(admission.open(), 4);
     }
 }

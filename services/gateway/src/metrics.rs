@@ -5,6 +5,8 @@ use imaccess_common::{gateway_page, metrics};
 use imaccess_wire::{Code, FrameType};
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
 
+use crate::config::GatewayConfig;
+
 /// The gateway's metrics, shared by its shards.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
@@ -13,6 +15,9 @@ pub(crate) struct Metrics {
     pub(crate) connection_limit: IntGauge,
     pub(crate) bandwidth: IntGauge,
     pub(crate) draining: IntGauge,
+    pub(crate) go_aways: IntCounter,
+    /// By `client`, which left, `close`, because it stayed, or `deadline`.
+    pub(crate) drained: IntCounterVec,
     pub(crate) accepted: IntCounter,
     refused: IntCounterVec,
     closed: IntCounterVec,
@@ -64,6 +69,17 @@ impl Metrics {
                 registry,
                 gateway_page::DRAINING,
                 "1 while clients are sent elsewhere.",
+            ),
+            go_aways: metrics::counter(
+                registry,
+                "imaccess_gateway_go_aways_total",
+                "Clients told to connect elsewhere.",
+            ),
+            drained: metrics::counter_vec(
+                registry,
+                "imaccess_gateway_drained_total",
+                "Connections ended while the gateway drained: by the client, closed because it stayed after it was told to go, or closed at the deadline.",
+                &["by"],
             ),
             accepted: metrics::counter(
                 registry,
@@ -222,6 +238,14 @@ impl Metrics {
                 "Ended connections that were forgotten before state settled them, for want of room.",
             ),
         }
+    }
+
+    /// What is declared of this pod.
+    pub(crate) fn set_declared(&self, config: &GatewayConfig) {
+        let connections = i64::try_from(config.limits.connections);
+        self.connection_limit.set(connections.unwrap_or(i64::MAX));
+        self.bandwidth
+            .set(i64::try_from(config.bandwidth.0).unwrap_or(i64::MAX));
     }
 
     /// How this process began.

@@ -10,6 +10,7 @@ mod adopt;
 mod close;
 mod connection;
 mod custody;
+mod drain;
 mod ended;
 mod fanout;
 mod groups;
@@ -27,6 +28,7 @@ mod write;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use futures_util::FutureExt;
 use hashbrown::HashMap;
@@ -43,10 +45,11 @@ use imaccess_wire::limits::MAX_BODY;
 use imaccess_wire::{Code, Limits};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::GatewayConfig;
+use crate::drain::{Course, Stage};
 use crate::handover::lease::Handover;
 use crate::limits::Admission;
 use crate::link::Attach;
@@ -54,6 +57,7 @@ use crate::metrics::{Counts, Metrics};
 use crate::takeover::Adopted;
 use connection::{Connection, Phase, Tickets};
 use custody::Custody;
+use drain::Telling;
 use ended::Ended;
 use fanout::Fanout;
 use groups::Groups;
@@ -85,8 +89,10 @@ pub(crate) struct OwnListener {
 /// How a shard is to end.
 #[derive(Clone, Debug)]
 pub(crate) struct Ending {
-    /// Clients are told, flushed and closed.
+    /// Says when everything must have ended.
     pub(crate) drain: Drain,
+    /// Clients are told, flushed and closed, stage by stage.
+    pub(crate) courses: Arc<watch::Sender<Course>>,
     /// Connections stay, and the next process goes on with them.
     pub(crate) handover: CancellationToken,
 }
@@ -109,6 +115,8 @@ pub(crate) struct ShardParts {
     /// Called once everything is adopted.
     pub(crate) begun: mpsc::Sender<()>,
     pub(crate) admission: Arc<Admission>,
+    /// Clients of all shards that are still to be told to go.
+    pub(crate) untold: Arc<AtomicU64>,
     pub(crate) metrics: Metrics,
     pub(crate) attaches: mpsc::Receiver<Attach>,
     /// Told whether state is attached.
@@ -146,7 +154,10 @@ pub(crate) struct Shard {
     epoll: AsyncFd<Epoll>,
     listeners: Vec<OwnListener>,
     accepting: bool,
-    draining: bool,
+    stage: Stage,
+    telling: Option<Telling>,
+    /// Clients of all shards that are still to be told to go.
+    untold: Arc<AtomicU64>,
     connections: Slab<Connection>,
     tickets: Tickets,
     groups: Groups,
@@ -272,7 +283,9 @@ impl Shard {
             ended: Ended::default(),
             listeners,
             accepting: false,
-            draining: false,
+            stage: Stage::Serving,
+            telling: None,
+            untold: parts.untold,
             connections: Slab::new(),
             tickets: Tickets::default(),
             groups: Groups::default(),
@@ -320,10 +333,14 @@ impl Shard {
     /// # Errors
     /// The kernel's, when the epoll set fails.
     pub(crate) async fn run(mut self, ending: Ending) -> io::Result<Option<Left>> {
-        let Ending { drain, handover } = ending;
+        let Ending {
+            drain,
+            courses,
+            handover,
+        } = ending;
+        let mut course = courses.subscribe();
         self.dial_custodian();
         self.watch_listeners()?;
-        let stop = drain.token();
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
@@ -338,17 +355,20 @@ impl Shard {
             busy |= self.snapshot_chunk();
             busy |= self.tell_repeats();
             busy |= self.serve_custody();
+            busy |= self.tell_away();
             self.turn_wheel();
             self.flush_outbox();
             // A snapshot that waits for room is woken by it; one that doesn't goes on.
             busy |= self.snapshot.is_some() && !self.outbox.has_events();
-            if !self.draining && stop.is_cancelled() {
-                self.begin_drain();
+            if course.has_changed().unwrap_or(false) {
+                let entered = *course.borrow_and_update();
+                self.enter(&entered);
             }
-            if self.draining && (drain.remaining().is_zero() || self.is_drained()) {
+            let is_over = self.stage > Stage::Serving && drain.remaining().is_zero();
+            if is_over || self.is_drained() {
                 return self.finish().await.map(|()| None);
             }
-            if handover.is_cancelled() && !self.draining {
+            if handover.is_cancelled() && self.stage == Stage::Serving {
                 if self.settle_custody().await {
                     return Ok(Some(self.hand_over().await));
                 }
@@ -357,8 +377,8 @@ impl Shard {
                     shard = self.id,
                     "nobody holds the sockets: draining instead of handing over"
                 );
-                drain.begin();
-                self.begin_drain();
+                courses.send_modify(|course| course.stage = Stage::Closing);
+                continue;
             }
             if busy {
                 // The stream's own tasks run on this thread too.
@@ -368,8 +388,8 @@ impl Shard {
             let waiting_for_room = self.outbox.has_events();
             tokio::select! {
                 biased;
-                () = stop.cancelled(), if !self.draining => {}
-                () = handover.cancelled(), if !self.draining => {}
+                Ok(()) = course.changed() => course.mark_changed(),
+                () = handover.cancelled(), if self.stage == Stage::Serving => {}
                 Some(attach) = self.attaches.recv() => self.attach(attach),
                 activity = self.link.activity(waiting_for_room) => match activity {
                     Activity::Received(message) => self.received(*message),
@@ -471,24 +491,12 @@ impl Shard {
         more
     }
 
-    fn begin_drain(&mut self) {
-        self.draining = true;
-        self.pause_listeners();
-        // What waits in the kernel's queue is refused by closing; clients try the next endpoint.
-        for listener in self.listeners.drain(..) {
-            listener.socket.close();
-            self.custody.closed(listener.id, true);
-        }
-        self.release_held();
-        self.end_all(Code::Draining);
-    }
-
-    fn is_drained(&self) -> bool {
-        self.connections.is_empty() && !self.outbox.has_events()
-    }
-
     /// The deadline: what is left ends now.
     async fn finish(mut self) -> io::Result<()> {
+        let mut closing = Course::serving();
+        closing.stage = Stage::Closing;
+        // Nothing, but when the time was shorter than its stages.
+        self.enter(&closing);
         let left = self.connections.len();
         if left > 0 {
             tracing::warn!(
@@ -501,8 +509,9 @@ impl Shard {
             self.release(slot);
         }
         self.flush_outbox();
-        // What the custodian isn't told now it finds by itself: the sockets are shut down.
-        self.serve_custody();
+        // What the custodian isn't told now it finds by itself, but later: the sockets are shut down. State asks it whether anything is
+        // left when it ends with its pod.
+        self.settle_custody().await;
         self.report();
         // One turn for the stream to carry the last batch away.
         tokio::task::yield_now().await;

@@ -11,8 +11,10 @@ mod connect;
 mod control;
 mod echo;
 mod exit;
+mod kubectl;
 mod operator;
 mod part;
+mod probe;
 mod push;
 mod run;
 mod state;
@@ -62,11 +64,16 @@ enum Verb {
     Upgrade(upgrade::UpgradeArgs),
     /// Print which generations of each format this binary speaks
     Compat(compat::CompatArgs),
+    /// Ask a page and print its answer; exit status 0 if that is a good one
+    Probe(probe::ProbeArgs),
     /// Print the version
     Version,
 }
 
 fn main() -> ExitCode {
+    if kubectl::is_plugin() {
+        return kubectl::main();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -92,6 +99,7 @@ fn main() -> ExitCode {
         Verb::Operator(arguments) => operator::run(*arguments),
         Verb::Upgrade(arguments) => upgrade::run(&arguments),
         Verb::Compat(arguments) => compat::run(&arguments),
+        Verb::Probe(arguments) => probe::run(&arguments),
         Verb::Version => {
             terminal::line(concat!("imaccess ", env!("CARGO_PKG_VERSION")));
             Ok(ExitCode::SUCCESS)
@@ -123,10 +131,13 @@ mod tests {
             "connect --device alice --join lobby,hall --business 1",
             "push --device a,b --data hi --push http://127.0.0.1:8100",
             "push --group lobby --business echo --data hi",
+            "push --group lobby --data hi --push https://p:8100 --tls-ca f --tls-name n --token-file f",
+            "push --group lobby --data hi --push https://p:8100 --tls-ca f --tls-cert f --tls-key f",
             "state --role routing --config f --set push_listen=127.0.0.1:0 --print-config",
             "gateway --config f --exit-with-parent",
             "compat",
             "compat --json",
+            "probe http://127.0.0.1:9300/readyz --timeout 10s",
             "upgrade gateway",
             "upgrade gateway --dir d --part gateway-0 --binary b --json",
             "upgrade state --part state-0",
@@ -144,6 +155,8 @@ mod tests {
         for line in [
             "",
             "push --data hi",
+            "push --device a --data hi --tls-ca f --tls-cert f",
+            "push --device a --data hi --tls-key f",
             "push --device a --group g --data hi",
             "state",
             "call --data x",

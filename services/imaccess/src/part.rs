@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use imaccess_common::config;
+use imaccess_common::config::{self, Layers};
 use imaccess_common::drain::{Drain, shutdown_signal};
 use imaccess_common::telemetry::{LogFormat, init_logging};
 use imaccess_gateway::{Gateway, GatewayConfig};
@@ -169,16 +169,26 @@ impl Config {
     /// How long its end may take.
     pub(crate) fn drain(&self) -> Duration {
         match self {
-            Config::Gateway(config) => config.deadlines.drain,
+            Config::Gateway(config) => config.drain_time(),
+            Config::Sidecar(config) => config.drain_time(),
             _ => DRAIN,
         }
     }
 
-    /// Takes the addresses, says so by `bound`, and serves until the drain is over.
-    pub(crate) async fn serve(self, drain: Drain, bound: impl FnOnce()) -> anyhow::Result<()> {
+    /// Takes the addresses, says so by `bound`, and serves until the drain is over. A part that may read its configuration again does so
+    /// from `layers`.
+    pub(crate) async fn serve(
+        self,
+        drain: Drain,
+        layers: Option<Layers>,
+        bound: impl FnOnce(),
+    ) -> anyhow::Result<()> {
         match self {
             Config::Gateway(config) => {
-                let gateway = Box::pin(Gateway::bind(*config)).await?;
+                let mut gateway = Box::pin(Gateway::bind(*config)).await?;
+                if let Some(layers) = layers {
+                    gateway = gateway.reloading(layers);
+                }
                 bound();
                 Box::pin(gateway.run(drain)).await?;
             }
@@ -239,6 +249,11 @@ pub(crate) fn run_config(config: Config, arguments: &PartArgs) -> anyhow::Result
         tracing::warn!(%error, "can't leave the session of the process that started this one");
     }
     let drain = Drain::new(config.drain());
+    let layers = Layers {
+        file: arguments.config.clone(),
+        env_prefix: config.kind().prefix().to_owned(),
+        sets: arguments.sets.clone(),
+    };
     let pid_file = PidFile::of(&config);
     let runtime = run::runtime()?;
     let served = runtime.block_on(async {
@@ -251,7 +266,7 @@ pub(crate) fn run_config(config: Config, arguments: &PartArgs) -> anyhow::Result
             begin.begin();
         });
         let bound = || pid_file.iter().for_each(PidFile::write);
-        config.serve(drain, bound).await
+        config.serve(drain, Some(layers), bound).await
     });
     pid_file.iter().for_each(PidFile::remove);
     // Clients may be waiting for the process that takes this one's place: nothing is worth waiting for now.

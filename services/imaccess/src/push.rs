@@ -1,14 +1,18 @@
 //! `imaccess push`: what a business does to reach devices, by hand.
 
+mod access;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use imaccess_common::tls::Connector;
 use imaccess_proto::v1::push_client::PushClient;
 use imaccess_proto::v1::{Outcome, PushDevicesRequest, PushGroupRequest};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+use self::access::{Access, AccessArgs};
 use crate::cluster::ClusterArgs;
 use crate::exit::{self, FAILED, RETRY, USAGE, WithStatus};
 use crate::{run, terminal};
@@ -39,6 +43,8 @@ pub(crate) struct PushArgs {
     #[arg(long, value_name = "URL", env = "IMACCESS_PUSH", default_value = DEFAULT_PUSH)]
     push: String,
     #[command(flatten)]
+    access: AccessArgs,
+    #[command(flatten)]
     cluster: ClusterArgs,
 }
 
@@ -49,7 +55,8 @@ pub(crate) fn run(arguments: PushArgs) -> anyhow::Result<ExitCode> {
 
 async fn push(arguments: PushArgs) -> anyhow::Result<ExitCode> {
     let business = arguments.cluster.business(&arguments.business).await?;
-    let mut client = client(&arguments.push).await?;
+    let access = arguments.access.read(&arguments.push)?;
+    let mut client = client(&arguments.push, &access).await?;
     let PushArgs {
         device: devices,
         group,
@@ -66,7 +73,7 @@ async fn push(arguments: PushArgs) -> anyhow::Result<ExitCode> {
             ..Default::default()
         };
         let sent = client
-            .push_group(request)
+            .push_group(access.request(request))
             .await
             .map_err(|status| refused(&status))?
             .into_inner();
@@ -91,7 +98,7 @@ async fn push(arguments: PushArgs) -> anyhow::Result<ExitCode> {
         ..Default::default()
     };
     let answer = client
-        .push_devices(request)
+        .push_devices(access.request(request))
         .await
         .map_err(|status| refused(&status))?
         .into_inner();
@@ -109,11 +116,22 @@ async fn push(arguments: PushArgs) -> anyhow::Result<ExitCode> {
     Ok(status(&outcomes))
 }
 
-async fn client(url: &str) -> anyhow::Result<PushClient<Channel>> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
+async fn client(url: &str, access: &Access) -> anyhow::Result<PushClient<Channel>> {
+    // tonic leaves https:// to a feature of its own; here the connector makes the connection secure.
+    let dialled = url.replacen("https://", "http://", 1);
+    let endpoint = Endpoint::from_shared(dialled)
         .with_context(|| format!("{url:?} is no address of the push API; it should look like {DEFAULT_PUSH}"))
         .or_exit(USAGE)?;
-    let channel = endpoint.connect_timeout(CONNECT).timeout(ANSWER).connect().await;
+    let endpoint = endpoint.connect_timeout(CONNECT).timeout(ANSWER);
+    let channel = match &access.tls {
+        Some(tls) => endpoint.connect_with_connector(Connector(tls.clone())).await,
+        None => endpoint.connect().await,
+    };
+    if let Err(error) = &channel
+        && let Some(hint) = access::hint(error)
+    {
+        return Err(anyhow!("can't push to {url}: {hint} ({})", innermost(error))).or_exit(FAILED);
+    }
     let channel = channel
         .map_err(|error| anyhow!(innermost(&error)))
         .with_context(|| {
@@ -124,6 +142,13 @@ async fn client(url: &str) -> anyhow::Result<PushClient<Channel>> {
 }
 
 fn refused(status: &Status) -> anyhow::Error {
+    if let Some(hint) = access::hint(status) {
+        // With TLS 1.3 a server judges a certificate after the client believes to be connected.
+        let error = anyhow!("the push API ended the connection: {hint}");
+        return Err::<(), _>(error)
+            .or_exit(FAILED)
+            .expect_err("it was made of an error");
+    }
     let again = matches!(
         status.code(),
         Code::Unavailable
@@ -178,28 +203,4 @@ fn status(outcomes: &[Outcome]) -> ExitCode {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_status_tells_the_worst_outcome() {
-        let (written, queued) = (Outcome::Written, Outcome::Queued);
-        assert_eq!(
-            status(&[written, queued, Outcome::Acknowledged]),
-            ExitCode::SUCCESS
-        );
-        assert_eq!(status(&[written, Outcome::Retry]), RETRY.into());
-        assert_eq!(status(&[Outcome::Retry, Outcome::Offline]), FAILED.into());
-        assert_eq!(status(&[Outcome::Refused]), FAILED.into());
-    }
-
-    #[tokio::test]
-    async fn an_unreachable_push_api_says_try_again() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", free.local_addr().unwrap());
-        drop(free);
-        let error = client(&url).await.err().unwrap();
-        assert_eq!(exit::status_of(&error), RETRY.into());
-        assert!(format!("{error:#}").contains(&url), "{error:#}");
-    }
-}
+mod tests;

@@ -214,6 +214,7 @@ mod tests {
                     name: format!("g{at}"),
                     metrics: "h:1".to_owned(),
                     endpoints,
+                    draining: false,
                 })
             })
             .collect()

@@ -13,23 +13,28 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
+use bytes::Bytes;
 use imaccess_common::admin::{AdminServer, Readiness};
 use imaccess_common::clock::Monotonic;
+use imaccess_common::config::watched::{Follow, Reloads};
 use imaccess_common::http::{Limits, serve_router};
 use imaccess_common::token::{DevelopmentIssuer, KeyError};
+use imaccess_pods::{ConnectError, PodSource, PodWatch};
 use prometheus::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::answer::Answers;
-use crate::config::IpconfigConfig;
+use crate::businesses;
+use crate::config::{BusinessName, IpconfigConfig};
 use crate::http::{Desk, Tokens, businesses_body, router};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ScoreGauges};
 use crate::observer::{HeadSource, Observer};
 use crate::picture::Picture;
-use crate::scrape::Scraper;
-use crate::targets::Targets;
+use crate::scores::{self, Scores};
+use crate::source::Source;
+use crate::targets::{PodRules, PodTargets, Targets};
 
 /// Handshakes that may wait for a worker: a burst of one second at the login goal of 10,000.
 const BACKLOG: i32 = 16_384;
@@ -67,9 +72,12 @@ pub enum BindError {
         #[source]
         source: KeyError,
     },
-    /// The HTTP client of the scrapes can't be made.
+    /// The HTTP client of the readings can't be made.
     #[error("can't make the HTTP client")]
     Client(#[from] reqwest::Error),
+    /// The pods can't be watched.
+    #[error("pods: can't watch them")]
+    Pods(#[from] ConnectError),
     /// A worker's thread or runtime can't be made.
     #[error("can't start a worker")]
     Worker(#[source] io::Error),
@@ -80,11 +88,13 @@ pub struct Ipconfig {
     address: SocketAddr,
     admin: AdminServer,
     observer: Observer,
+    businesses: Businesses,
     workers: Vec<Worker>,
     /// Lets the workers begin; they end when it is dropped with the rest.
     stop_workers: DropGuard,
     registry: Registry,
     readiness: Readiness,
+    scores: Arc<ArcSwap<Scores>>,
 }
 
 struct Worker {
@@ -102,9 +112,20 @@ impl Ipconfig {
         let readiness = Readiness::new();
         let tokens = development_tokens(&config)?;
         let published = Arc::new(ArcSwap::from_pointee(Answers::none()));
+        let (fixed, file) = (config.businesses.clone(), config.businesses_file.clone());
+        let paths = file.iter().cloned().collect();
+        let load = move || businesses::load(&fixed, file.as_deref());
+        let (follow, listed) = Follow::begin("businesses", paths, &Reloads::register(&registry), load)
+            .map_err(BindError::Config)?;
+        let body = Arc::new(ArcSwap::from_pointee(businesses_body(&listed.borrow())));
+        let businesses = Businesses {
+            follow,
+            listed,
+            body: Arc::clone(&body),
+        };
         let desk = Desk {
             published: Arc::clone(&published),
-            businesses: businesses_body(&config.businesses),
+            businesses: body,
             retry_after_s: config.retry_after_s,
             tokens,
             metrics: metrics.clone(),
@@ -141,24 +162,22 @@ impl Ipconfig {
             .map_err(BindError::Worker)?;
 
         let mut picture = Picture::new(config.window, config.absence);
-        let targets = match config.targets_file {
-            Some(path) => {
-                if !path.exists() {
-                    tracing::warn!(file = %path.display(), "the targets file isn't there yet; waiting for it");
-                }
-                Targets::file(path)
-            }
-            None => Targets::fixed(config.gateways),
-        };
+        let targets = targets(&config).await?;
         picture.take_targets(targets.current());
+        let source = Source::new(&config)?;
+        metrics.show_source(source.name());
+        let scores = Arc::new(ArcSwap::from_pointee(Scores::default()));
         let observer = Observer {
             targets,
-            scraper: Scraper::new(config.scrape_timeout)?,
+            source,
             picture,
             published,
+            scores: Arc::clone(&scores),
             metrics,
+            score_gauges: ScoreGauges::register(&registry),
+            trouble: None,
             listed: readiness.condition("gateways"),
-            interval: config.scrape_interval,
+            interval: Source::interval(&config),
             clock: Monotonic::start(),
             head: HeadSource {
                 cluster: config.cluster,
@@ -171,10 +190,12 @@ impl Ipconfig {
             address,
             admin,
             observer,
+            businesses,
             workers,
             stop_workers: stop_workers.drop_guard(),
             registry,
             readiness,
+            scores,
         })
     }
 
@@ -201,15 +222,23 @@ impl Ipconfig {
         let Ipconfig {
             admin,
             observer,
+            businesses,
             workers,
             stop_workers,
             registry,
             readiness,
+            scores,
             ..
         } = self;
         let stop_rest = CancellationToken::new();
-        let admin = admin.serve(registry, readiness.clone(), Router::new(), stop_rest.clone());
+        let admin = admin.serve(
+            registry,
+            readiness.clone(),
+            scores::router(scores),
+            stop_rest.clone(),
+        );
         let observer = observer.run(stop_rest.clone());
+        let businesses = businesses.run(stop_rest.clone());
         let ended: Vec<_> = workers.into_iter().map(Worker::begin).collect();
         let drain = async {
             stop.cancelled().await;
@@ -221,7 +250,31 @@ impl Ipconfig {
             }
             stop_rest.cancel();
         };
-        tokio::join!(admin, observer, drain);
+        tokio::join!(admin, observer, businesses, drain);
+    }
+}
+
+/// The businesses, followed.
+struct Businesses {
+    follow: Follow<Vec<BusinessName>>,
+    listed: watch::Receiver<Arc<Vec<BusinessName>>>,
+    body: Arc<ArcSwap<Bytes>>,
+}
+
+impl Businesses {
+    async fn run(self, stop: CancellationToken) {
+        let Self {
+            follow,
+            mut listed,
+            body,
+        } = self;
+        let publish = async move {
+            // It ends with the one who follows.
+            while listed.changed().await.is_ok() {
+                body.store(Arc::new(businesses_body(&listed.borrow_and_update())));
+            }
+        };
+        tokio::join!(follow.run(stop), publish);
     }
 }
 
@@ -259,6 +312,28 @@ impl Worker {
         let _ = self.begin.send(());
         self.ended
     }
+}
+
+/// The source of the list of gateways. Pods are watched from here on.
+async fn targets(config: &IpconfigConfig) -> Result<Targets, BindError> {
+    if let Some(pods) = &config.pods {
+        let source = PodSource {
+            namespace: pods.namespace.clone(),
+            selector: pods.selector.clone(),
+            kubeconfig: pods.kubeconfig.clone(),
+        };
+        let watch = PodWatch::connect(&source).await?;
+        return Ok(Targets::pods(PodTargets::new(watch, PodRules::new(pods))));
+    }
+    Ok(match &config.targets_file {
+        Some(path) => {
+            if !path.exists() {
+                tracing::warn!(file = %path.display(), "the targets file isn't there yet; waiting for it");
+            }
+            Targets::file(path.clone())
+        }
+        None => Targets::fixed(config.gateways.clone()),
+    })
 }
 
 /// One listener per worker on the same address. Only several share it by `SO_REUSEPORT`: a single one must fail when

@@ -27,7 +27,8 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// What the handlers share.
 pub(crate) struct Desk {
     pub(crate) published: Arc<ArcSwap<Answers>>,
-    pub(crate) businesses: Bytes,
+    /// The body of `GET /v1/businesses`.
+    pub(crate) businesses: Arc<ArcSwap<Bytes>>,
     pub(crate) retry_after_s: u32,
     pub(crate) tokens: Option<Tokens>,
     pub(crate) metrics: Metrics,
@@ -79,7 +80,7 @@ async fn endpoints(State(desk): State<Arc<Desk>>, uri: Uri) -> Response {
 }
 
 async fn businesses(State(desk): State<Arc<Desk>>) -> Response {
-    ok(desk.businesses.clone())
+    ok(Bytes::clone(&desk.businesses.load()))
 }
 
 enum Refused {

@@ -7,23 +7,27 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use imaccess_common::admin::Condition;
 use imaccess_common::clock::{CoarseInstant, Monotonic, unix_ms};
-use imaccess_common::gateway_page::GatewayPage;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Answers, Head};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ScoreGauges};
 use crate::picture::Picture;
-use crate::scrape::{Round, Scraper};
-use crate::targets::{Change, GatewayTarget, Targets};
+use crate::scores::Scores;
+use crate::source::{Source, Verdict};
+use crate::targets::{Change, Targets};
 
 /// What does the looking.
 pub(crate) struct Observer {
     pub(crate) targets: Targets,
-    pub(crate) scraper: Scraper,
+    pub(crate) source: Source,
     pub(crate) picture: Picture,
     pub(crate) published: Arc<ArcSwap<Answers>>,
+    pub(crate) scores: Arc<ArcSwap<Scores>>,
     pub(crate) metrics: Metrics,
+    pub(crate) score_gauges: ScoreGauges,
+    /// What is wrong with the source as a whole: told once per change of the text.
+    pub(crate) trouble: Option<String>,
     /// Holds while there is something to answer.
     pub(crate) listed: Condition,
     pub(crate) interval: Duration,
@@ -56,25 +60,44 @@ impl Observer {
                     self.publish();
                     continue;
                 }
+                () = self.targets.changed() => {
+                    self.follow_targets();
+                    continue;
+                }
             }
-            if self.refresh_targets() {
-                // Who is gone from the list is gone at once, not after the round.
-                self.publish();
-            }
+            self.follow_targets();
             let begun = self.clock.now();
             let timer = self.metrics.round.start_timer();
-            let mut round = std::pin::pin!(self.scraper.clone().round(self.targets.current().to_vec()));
-            let round = loop {
+            let mut round = self.source.ask(self.targets.current().to_vec());
+            let brought = loop {
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
-                    round = &mut round => break round,
+                    brought = &mut round => break brought,
                     () = departure(&self.clock, &self.picture) => self.publish(),
+                    () = self.targets.changed() => self.follow_targets(),
                 }
             };
             timer.observe_duration();
-            self.picture.take_round(begun, self.judge(round));
+            let verdict = self.source.weigh(begun, brought);
+            self.take(begun, verdict);
             self.publish();
+        }
+    }
+
+    /// Takes another list if there is one: who is gone from it is gone at once, not after the round.
+    fn follow_targets(&mut self) {
+        if self.refresh_targets() {
+            self.publish();
+        } else {
+            self.show_pods();
+        }
+    }
+
+    /// What the pods' watch sees: also when it leaves the list as it is.
+    fn show_pods(&self) {
+        if let Some(pods) = self.targets.pod_counts() {
+            self.metrics.show_pods(&pods);
         }
     }
 
@@ -88,7 +111,7 @@ impl Observer {
             ),
             Change::Fault(fault) => {
                 self.metrics.target_faults.inc();
-                tracing::warn!(fault, "the targets file can't be used; the last list stays");
+                tracing::warn!(fault, "the list of gateways can't be used; the last one stays");
                 return false;
             }
         }
@@ -96,24 +119,57 @@ impl Observer {
         true
     }
 
-    /// Counts the results; a failure is news for people who look at debug logs, a gauge for all others.
-    fn judge(&self, round: Round) -> impl Iterator<Item = (Arc<GatewayTarget>, Option<GatewayPage>)> + use<> {
-        let scrapes = self.metrics.scrapes.clone();
-        round.into_iter().map(move |(target, result)| {
-            let label = match &result {
+    /// Counts and takes what a round says. One gateway's failure is news for people who look at debug logs, a gauge for
+    /// all others; the source's own is told, once.
+    fn take(&mut self, begun: CoarseInstant, verdict: Verdict) {
+        let readings = match verdict {
+            Verdict::Readings(readings) => readings,
+            Verdict::Away(fault, label) => {
+                self.metrics.scrapes.with_label_values(&[label]).inc();
+                self.metrics.source_faults.with_label_values(&[label]).inc();
+                self.picture.take_outage();
+                self.tell(Some(fault));
+                return;
+            }
+        };
+        let mut answered = 0;
+        for (target, result) in &readings {
+            let label = match result {
                 Ok(_) => "ok",
                 Err(fault) => {
-                    tracing::debug!(gateway = target.name, %fault, "scrape failed");
+                    tracing::debug!(gateway = target.name, %fault, "no reading");
                     fault.label()
                 }
             };
-            scrapes.with_label_values(&[label]).inc();
-            (target, result.ok())
-        })
+            answered += usize::from(result.is_ok());
+            self.metrics.scrapes.with_label_values(&[label]).inc();
+        }
+        let nobody = answered == 0 && !readings.is_empty();
+        self.tell(nobody.then(|| "not one gateway could be read".to_owned()));
+        let readings = readings.into_iter().map(|(target, result)| (target, result.ok()));
+        self.picture.take_round(begun, readings);
+    }
+
+    /// Tells what is wrong with the source, or that it is well again, when that changes.
+    fn tell(&mut self, trouble: Option<String>) {
+        let source = self.source.name();
+        match &trouble {
+            Some(fault) if self.trouble.as_ref() != Some(fault) => {
+                tracing::warn!(
+                    source,
+                    fault,
+                    "the gateways' figures can't be had; the last picture stays"
+                );
+            }
+            None if self.trouble.is_some() => tracing::info!(source, "the gateways' figures are there again"),
+            _ => (),
+        }
+        self.trouble = trouble;
     }
 
     /// Ranks and writes all answers anew, having counted the clients sent by the old ones.
     fn publish(&mut self) {
+        self.show_pods();
         let now = self.clock.now();
         let old = self.published.load();
         let mut expected = 0;
@@ -128,12 +184,22 @@ impl Observer {
             self.picture.target(index)
         });
         self.listed.set(!answers.is_empty());
-        self.metrics.show(&self.picture.census());
+        let (census, standings) = (self.picture.census(), self.picture.standings());
+        self.metrics.show(&census);
+        self.score_gauges.show(&standings);
         self.metrics.rankings.inc();
         self.metrics
             .version
             .set(i64::try_from(head.version).unwrap_or(i64::MAX));
         self.metrics.updated.set(unix_ms() as f64 / 1e3);
+        let scores = Scores {
+            cluster: head.cluster.to_owned(),
+            version: head.version,
+            source: self.source.name(),
+            scraper_ill: census.scraper_ill,
+            gateways: standings,
+        };
+        self.scores.store(Arc::new(scores));
         self.published.store(Arc::new(answers));
     }
 }

@@ -5,18 +5,20 @@
 //!   with its next one.
 //! - When more than half of the known gateways fail, it is the scraper that is ill: nobody leaves, the last
 //!   picture stays.
-//! - A draining one is not listed.
+//! - The same when the source of the readings is away.
+//! - A draining one is not listed: its page says so, or it is known from elsewhere (a terminating pod).
 //! - The list is never empty while a gateway is known: if nobody is left by these rules, draining ones are
-//!   listed, and before anything has been scraped all are, unscored.
+//!   listed, and before anything has been scraped all are, unscored, those that are known to be draining last of all.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use imaccess_common::clock::CoarseInstant;
-use imaccess_common::gateway_page::GatewayPage;
 
 use crate::rank::{Candidate, Load};
+use crate::reading::{ReadMeans, Reading};
+use crate::scores::{Standing, StandingFigures, State};
 use crate::targets::GatewayTarget;
 use crate::window::{Sample, Window};
 
@@ -25,6 +27,8 @@ use crate::window::{Sample, Window};
 pub(crate) struct Picture {
     absence: Duration,
     window: Duration,
+    /// Whether the source of the readings didn't answer in the latest round.
+    source_away: bool,
     /// In the targets' order.
     gateways: Vec<Gateway>,
 }
@@ -33,9 +37,9 @@ pub(crate) struct Picture {
 struct Gateway {
     target: Arc<GatewayTarget>,
     window: Window,
-    /// The last page, and when its scrape began; none before the first.
-    last: Option<(CoarseInstant, GatewayPage)>,
-    /// Whether the latest scrape failed.
+    /// The last reading, and of when it is; none before the first.
+    last: Option<(CoarseInstant, Reading)>,
+    /// Whether the latest reading failed.
     failing: bool,
     /// Whether it has been absent too long.
     left: bool,
@@ -64,6 +68,7 @@ impl Picture {
         Picture {
             absence,
             window,
+            source_away: false,
             gateways: Vec::new(),
         }
     }
@@ -88,22 +93,28 @@ impl Picture {
             .collect();
     }
 
-    /// Takes what a round of scrapes, begun at `at`, brought: a page or none, by target.
-    pub(crate) fn take_round(
+    /// Takes what a round of readings, begun at `at`, brought: one or none, by target. Who isn't in it wasn't asked.
+    pub(crate) fn take_round<R: Into<Reading>>(
         &mut self,
         at: CoarseInstant,
-        round: impl IntoIterator<Item = (Arc<GatewayTarget>, Option<GatewayPage>)>,
+        round: impl IntoIterator<Item = (Arc<GatewayTarget>, Option<R>)>,
     ) {
-        let mut results: HashMap<String, Option<GatewayPage>> = round
+        self.source_away = false;
+        let mut results: HashMap<String, Option<R>> = round
             .into_iter()
-            .map(|(target, page)| (target.name.clone(), page))
+            .map(|(target, reading)| (target.name.clone(), reading))
             .collect();
         for gateway in &mut self.gateways {
             // A target that came during the round wasn't asked.
             if let Some(result) = results.remove(&gateway.target.name) {
-                gateway.take_result(at, result);
+                gateway.take_result(at, result.map(R::into));
             }
         }
+    }
+
+    /// The source of the readings didn't answer: nobody failed.
+    pub(crate) fn take_outage(&mut self) {
+        self.source_away = true;
     }
 
     /// Counts clients that were sent to the gateway `name`.
@@ -147,7 +158,16 @@ impl Picture {
         if !draining.is_empty() {
             return draining;
         }
+        let staying = self.candidates_where(|gateway| !gateway.target.draining);
+        if !staying.is_empty() {
+            return staying;
+        }
         self.candidates_where(|_| true)
+    }
+
+    /// How each gateway stands, in the targets' order.
+    pub(crate) fn standings(&self) -> Vec<Standing> {
+        self.gateways.iter().map(Gateway::standing).collect()
     }
 
     /// The target of a candidate.
@@ -168,8 +188,12 @@ impl Picture {
         }
     }
 
-    /// Whether more than half of those ever scraped fail now. New ones don't count: they may not be up yet.
+    /// Whether the source is away, or more than half of those ever read fail now. New ones don't count: they may not
+    /// be up yet.
     fn scraper_ill(&self) -> bool {
+        if self.source_away {
+            return true;
+        }
         let seen = self.gateways.iter().filter(|gateway| gateway.last.is_some());
         let (known, failing) = seen.fold((0, 0), |(known, failing), gateway| {
             (known + 1, failing + usize::from(gateway.failing))
@@ -201,15 +225,16 @@ impl Gateway {
         }
     }
 
-    fn take_result(&mut self, at: CoarseInstant, result: Option<GatewayPage>) {
+    fn take_result(&mut self, at: CoarseInstant, result: Option<Reading>) {
         self.failing = result.is_none();
-        let Some(page) = result else { return };
+        let Some(reading) = result else { return };
         self.left = false;
-        self.last = Some((at, page));
+        let age = u64::try_from(reading.age.as_millis()).unwrap_or(u64::MAX);
+        self.last = Some((CoarseInstant(at.0.saturating_sub(age)), reading));
         self.window.push(Sample {
             at,
-            connections: page.connections,
-            sent_bytes: page.sent_bytes,
+            connections: reading.page.connections,
+            sent_bytes: reading.page.sent_bytes,
             answers: self.answers,
         });
     }
@@ -219,16 +244,44 @@ impl Gateway {
     }
 
     fn is_draining(&self) -> bool {
-        self.last.is_some_and(|(_, page)| page.draining)
+        self.last
+            .is_some_and(|(_, reading)| reading.page.draining || self.target.draining)
     }
 
     fn is_listed(&self) -> bool {
         self.last.is_some() && !self.left && !self.is_draining()
     }
 
-    /// Nothing at all for one that was never scraped.
+    fn standing(&self) -> Standing {
+        let state = match self.last {
+            None => State::Unseen,
+            Some(_) if self.left => State::Left,
+            Some(_) if self.is_draining() => State::Draining,
+            Some(_) => State::Listed,
+        };
+        let figures = self.last.map(|_| {
+            let load = self.load();
+            let candidate = Candidate::new(0, &load);
+            StandingFigures {
+                dynamic: candidate.dynamic as f64 / 100.0,
+                static_: candidate.remaining,
+                connections: load.connections,
+                connection_limit: load.limit,
+                rate: load.rate,
+                bandwidth: load.capacity,
+            }
+        });
+        Standing {
+            name: self.target.name.clone(),
+            state,
+            endpoints: self.target.endpoints.clone(),
+            figures,
+        }
+    }
+
+    /// Nothing at all for one that was never read.
     fn load(&self) -> Load {
-        let (Some((_, page)), Some(means)) = (self.last, self.window.means()) else {
+        let (Some((_, reading)), Some(means)) = (self.last, self.window.means()) else {
             return Load {
                 capacity: 0.0,
                 rate: 0.0,
@@ -237,15 +290,20 @@ impl Gateway {
                 outstanding: 0.0,
             };
         };
+        let own = ReadMeans {
+            connections: means.connections,
+            rate: means.rate,
+        };
+        let ReadMeans { connections, rate } = reading.means.unwrap_or(own);
         // Had everyone sent there in the window come, and nobody left, there would be this many: what the mean
         // already shows of it is not outstanding.
         let expected = means.first_connections + (self.answers - means.first_answers) as f64;
         Load {
-            capacity: page.bandwidth,
-            rate: means.rate,
-            limit: page.connection_limit,
-            connections: means.connections,
-            outstanding: (expected - means.connections).max(0.0),
+            capacity: reading.page.bandwidth,
+            rate,
+            limit: reading.page.connection_limit,
+            connections,
+            outstanding: (expected - connections).max(0.0),
         }
     }
 }

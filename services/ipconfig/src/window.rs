@@ -2,6 +2,10 @@
 //!
 //! Pure. It is read as of its newest sample, so that a gateway which can't be scraped for a moment keeps its last
 //! figures instead of losing them sample by sample.
+//!
+//! Scrapes aren't exactly a second apart: of six that should span five seconds, the first is as often a millisecond too
+//! old as not. Were it dropped, a burst within the other four seconds would count a quarter more. So the last sample
+//! beyond the window is kept, and the bytes at the window's very beginning are interpolated.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -29,6 +33,8 @@ pub(crate) struct Sample {
 pub(crate) struct Window {
     length: Duration,
     samples: VecDeque<Sample>,
+    /// The newest sample older than those, if it isn't older than twice the length.
+    before: Option<Sample>,
 }
 
 /// What a window says.
@@ -50,6 +56,7 @@ impl Window {
         Window {
             length,
             samples: VecDeque::new(),
+            before: None,
         }
     }
 
@@ -63,26 +70,30 @@ impl Window {
             .is_some_and(|last| sample.sent_bytes < last.sent_bytes || sample.at <= last.at)
         {
             self.samples.clear();
+            self.before = None;
         }
         self.samples.push_back(sample);
-        let length = self.length;
         while self.samples.len() > MAX_SAMPLES
             || self
                 .samples
                 .front()
-                .is_some_and(|first| sample.at.since(first.at) > length)
+                .is_some_and(|first| sample.at.since(first.at) > self.length)
         {
-            self.samples.pop_front();
+            self.before = self.samples.pop_front();
         }
+        self.before = self
+            .before
+            .filter(|before| sample.at.since(before.at) <= 2 * self.length);
     }
 
     /// The means as of the newest sample; none before the first.
     pub(crate) fn means(&self) -> Option<Means> {
         let (first, last) = (self.samples.front()?, self.samples.back()?);
         let connections = self.samples.iter().map(|sample| sample.connections).sum::<f64>();
-        let elapsed = last.at.since(first.at).as_secs_f64();
+        let (begin, bytes) = self.beginning(first, last);
+        let elapsed = last.at.since(begin).as_secs_f64();
         let rate = if elapsed > 0.0 {
-            (last.sent_bytes - first.sent_bytes) / elapsed
+            (last.sent_bytes - bytes) / elapsed
         } else {
             0.0
         };
@@ -92,6 +103,25 @@ impl Window {
             first_connections: first.connections,
             first_answers: first.answers,
         })
+    }
+
+    /// The window's beginning, and the bytes sent until then: interpolated if there is a sample from before, else of
+    /// the first there is.
+    fn beginning(&self, first: &Sample, last: &Sample) -> (CoarseInstant, f64) {
+        let Some(before) = self.before else {
+            return (first.at, first.sent_bytes);
+        };
+        // With more samples than are kept, the window is as long as they are.
+        let begin = CoarseInstant(
+            last.at
+                .0
+                .saturating_sub(u64::try_from(self.length.as_millis()).unwrap_or(u64::MAX)),
+        )
+        .max(before.at);
+        let span = first.at.since(before.at).as_secs_f64();
+        let share = begin.since(before.at).as_secs_f64() / span;
+        let bytes = before.sent_bytes + (first.sent_bytes - before.sent_bytes) * share;
+        (begin, bytes)
     }
 }
 
@@ -133,6 +163,30 @@ mod tests {
         assert_eq!(window.means().unwrap().connections, 2.0);
         window.push(sample(9_000, 7.0, 100.0));
         assert_eq!(window.means().unwrap().connections, 7.0);
+        // What was sent in the gap isn't all of the window, nor nothing of it.
+        window.push(sample(15_000, 7.0, 6_100.0));
+        assert_eq!(window.means().unwrap().rate, 1_000.0);
+        window.push(sample(60_000, 7.0, 10_000.0));
+        assert_eq!(
+            window.means().unwrap().rate,
+            0.0,
+            "a gap too long to say anything"
+        );
+    }
+
+    #[test]
+    fn a_burst_counts_by_its_share_whatever_the_jitter() {
+        // 20 MB within one second are 4 MB/s over five, never 5: scrapes are some milliseconds early or late.
+        for jitter in 0..64_u64 {
+            let mut window = Window::new(Duration::from_secs(5));
+            for second in 1..30_u64 {
+                let at = second * 1_000 + (jitter * second * 7) % 11;
+                let sent = if at > 12_000 { 20e6 } else { 0.0 };
+                window.push(sample(at, 1.0, sent));
+                let rate = window.means().unwrap().rate;
+                assert!(rate <= 4.01e6, "{rate} at {at}");
+            }
+        }
     }
 
     #[test]
@@ -171,9 +225,20 @@ mod tests {
                 let mean = recent.iter().map(|s| s.connections).sum::<f64>() / recent.len() as f64;
                 prop_assert!((found.connections - mean).abs() < 1e-9);
                 prop_assert_eq!(found.first_answers, recent[0].answers);
-                let span = (at - recent[0].at.0) as f64 / 1_000.0;
-                let rate = if span > 0.0 { (sent - recent[0].sent_bytes) / span } else { 0.0 };
-                prop_assert!((found.rate - rate).abs() < 1e-6);
+                // Bytes at the window's beginning: on the line between the samples around it.
+                let before = all.iter().rfind(|s| s.at.0 + 5_000 < at && s.at.0 + 10_000 >= at);
+                let (begin, bytes) = match before {
+                    None => (recent[0].at.0 as f64, recent[0].sent_bytes),
+                    Some(before) => {
+                        let begin = (at - 5_000) as f64;
+                        let span = (recent[0].at.0 - before.at.0) as f64;
+                        let slope = (recent[0].sent_bytes - before.sent_bytes) / span;
+                        (begin, before.sent_bytes + slope * (begin - before.at.0 as f64))
+                    }
+                };
+                let span = (at as f64 - begin) / 1_000.0;
+                let rate = if span > 0.0 { (sent - bytes) / span } else { 0.0 };
+                prop_assert!((found.rate - rate).abs() < 1e-6, "{} {}", found.rate, rate);
             }
         }
     }

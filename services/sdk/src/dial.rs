@@ -38,6 +38,25 @@ pub(crate) struct Dialed {
     pub(crate) result: Result<(Link, LoggedIn), (ClientSession, ConnectError)>,
 }
 
+/// Where a round of dialling should lead.
+#[derive(Debug, Default)]
+pub(crate) struct Course {
+    /// These first.
+    pub(crate) wished: Vec<Endpoint>,
+    /// Never there: the gateway has told this client to go.
+    pub(crate) leaving: Option<Endpoint>,
+    /// Another connection is in use meanwhile: the states it shows stay.
+    pub(crate) moving: bool,
+}
+
+impl Course {
+    fn avoids(&self, endpoint: &Endpoint) -> bool {
+        self.leaving
+            .as_ref()
+            .is_some_and(|leaving| leaving.is_same(endpoint))
+    }
+}
+
 /// How the attempt at one endpoint ended without a login.
 enum Attempt {
     /// The next endpoint may do better.
@@ -47,19 +66,18 @@ enum Attempt {
 }
 
 impl Dialer {
-    /// One round: `wished` endpoints first, then those that the finder knows. `moving` says that another connection is
-    /// in use meanwhile: the states it shows stay.
-    pub(crate) async fn dial(
-        mut self,
-        mut session: ClientSession,
-        wished: Vec<Endpoint>,
-        moving: bool,
-    ) -> Dialed {
-        let result = match self.round(&mut session, &wished, moving).await {
+    /// One round: wished endpoints first, then those that the finder knows. Who leaves a gateway that told it to go asks ipconfig
+    /// anew: the last answer has that gateway in it, and perhaps others that end as well.
+    pub(crate) async fn dial(mut self, mut session: ClientSession, mut course: Course) -> Dialed {
+        if course.leaving.is_some() {
+            self.finder.expire();
+        }
+        let result = match self.round(&mut session, &course).await {
             Err(error) if is_about_the_token(&error) && self.may_renew() => {
                 // The served token may just be old: ask for a new one, once.
                 self.finder.expire();
-                self.round(&mut session, &[], moving).await
+                course.wished.clear();
+                self.round(&mut session, &course).await
             }
             result => result,
         };
@@ -70,11 +88,14 @@ impl Dialer {
     async fn round(
         &mut self,
         session: &mut ClientSession,
-        wished: &[Endpoint],
-        moving: bool,
+        course: &Course,
     ) -> Result<(Link, LoggedIn), ConnectError> {
-        let mut last = None;
-        for endpoint in wished {
+        let mut last = course.leaving.as_ref().map(|leaving| ConnectError::Unreachable {
+            endpoint: leaving.to_string(),
+            why: "it has told this client to go, and no other is served".to_owned(),
+        });
+        let (wished, moving) = (&course.wished, course.moving);
+        for endpoint in wished.iter().filter(|endpoint| !course.avoids(endpoint)) {
             match self.attempt(endpoint, session, moving).await {
                 Ok(link) => return Ok(link),
                 Err(Attempt::Stop(error)) => return Err(error),
@@ -86,7 +107,7 @@ impl Dialer {
             Network::new(*network, carrier)
         };
         for endpoint in self.finder.find(&network).await? {
-            if wished.contains(&endpoint) {
+            if wished.contains(&endpoint) || course.avoids(&endpoint) {
                 continue;
             }
             match self.attempt(&endpoint, session, moving).await {

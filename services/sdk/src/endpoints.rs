@@ -54,6 +54,11 @@ impl Endpoint {
         self.protocol.eq_ignore_ascii_case("tcp")
     }
 
+    /// Whether both lead to the same place, whatever it is called.
+    pub(crate) fn is_same(&self, other: &Endpoint) -> bool {
+        self.key() == other.key()
+    }
+
     /// What identifies it among others; the name may change.
     fn key(&self) -> (&str, &str, u16) {
         (&self.protocol, &self.host, self.port)
@@ -244,7 +249,7 @@ impl Finder {
 /// worked on this network first.
 fn order(served: &[Endpoint], failed: &[Endpoint], worked: Option<&str>) -> Vec<Endpoint> {
     let mut usable: Vec<&Endpoint> = served.iter().filter(|endpoint| endpoint.is_spoken()).collect();
-    let has_failed = |endpoint: &Endpoint| failed.iter().any(|other| other.key() == endpoint.key());
+    let has_failed = |endpoint: &Endpoint| failed.iter().any(|other| other.is_same(endpoint));
     // Stable: what doesn't differ stays in the served order, which is the cluster's ranking.
     usable.sort_by_key(|endpoint| (has_failed(endpoint), worked != Some(endpoint.protocol.as_str())));
     usable.into_iter().cloned().collect()

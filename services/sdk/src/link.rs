@@ -55,6 +55,8 @@ impl Clock {
 pub(crate) struct Link {
     stream: TcpStream,
     pub(crate) session: ClientSession,
+    /// Where it leads.
+    pub(crate) endpoint: Endpoint,
     clock: Clock,
     out: Vec<u8>,
     input: Box<[u8]>,
@@ -69,7 +71,12 @@ impl Link {
         if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(USER_TIMEOUT)) {
             tracing::debug!(%error, "TCP_USER_TIMEOUT can't be set");
         }
-        Ok(Unstarted { stream, clock })
+        let endpoint = endpoint.clone();
+        Ok(Unstarted {
+            stream,
+            endpoint,
+            clock,
+        })
     }
 
     /// Sends the login and reads exactly its answer, so that whatever follows is handled by whoever owns the link then.
@@ -259,6 +266,7 @@ impl Link {
 #[derive(Debug)]
 pub(crate) struct Unstarted {
     stream: TcpStream,
+    endpoint: Endpoint,
     clock: Clock,
 }
 
@@ -268,6 +276,7 @@ impl Unstarted {
         Link {
             stream: self.stream,
             session,
+            endpoint: self.endpoint,
             clock: self.clock,
             out: Vec::new(),
             input,

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::builder::Settings;
-use crate::dial::{Dialed, Dialer};
+use crate::dial::{Course, Dialed, Dialer};
 use crate::endpoints::Endpoint;
 use crate::error::{ConnectError, RequestError, is_final};
 use crate::incoming::{Incoming, LoggedIn, Over};
@@ -69,6 +69,8 @@ pub(crate) struct Task {
     dial: Dial,
     /// Where a go-away wants this client.
     wished: Vec<Endpoint>,
+    /// The gateway of the connection in use has told this client to go.
+    going: bool,
     backoff: Backoff,
     incoming: Vec<Incoming>,
     first: Option<oneshot::Sender<Result<(), ConnectError>>>,
@@ -93,6 +95,7 @@ impl Task {
             parked: Some(ClientSession::new()),
             dial: Dial::Waiting(Box::new(parts.dialer), now),
             wished: Vec::new(),
+            going: false,
             incoming: Vec::new(),
             first: Some(parts.first),
             last_error: None,
@@ -202,6 +205,7 @@ impl Task {
             }
             Incoming::GoAway { delay, endpoints } => {
                 self.wished = endpoints;
+                self.going = self.link.is_some();
                 self.show(ConnectionState::Moving);
                 if let Dial::Idle(_) = self.dial {
                     self.dial_at(now + delay);
@@ -279,6 +283,13 @@ impl Task {
     fn on_over(&mut self, over: Over, now: Instant) -> Option<Code> {
         let link = self.link.take()?;
         tracing::debug!(code = %over.code, "the connection is over");
+        if std::mem::take(&mut self.going)
+            && let Dial::Idle(dialer) | Dial::Waiting(dialer, _) = &mut self.dial
+        {
+            // From now on it is better than nothing: another gateway may have come to the same address.
+            dialer.finder.failed(&link.endpoint);
+            dialer.finder.expire();
+        }
         self.parked = Some(link.lost());
         self.pending.connection_lost(now);
         if is_final(over.code) {
@@ -303,16 +314,20 @@ impl Task {
     fn start_dial(&mut self) {
         self.dial = match std::mem::replace(&mut self.dial, Dial::Taken) {
             Dial::Idle(dialer) | Dial::Waiting(dialer, _) => {
-                let moving = self.link.is_some();
+                let course = Course {
+                    wished: std::mem::take(&mut self.wished),
+                    leaving: self
+                        .link
+                        .as_ref()
+                        .filter(|_| self.going)
+                        .map(|link| link.endpoint.clone()),
+                    moving: self.link.is_some(),
+                };
                 let session = match &self.link {
                     Some(link) => link.session.successor(),
                     None => self.parked.take().unwrap_or_default(),
                 };
-                Dial::Running(Box::pin(dialer.dial(
-                    session,
-                    std::mem::take(&mut self.wished),
-                    moving,
-                )))
+                Dial::Running(Box::pin(dialer.dial(session, course)))
             }
             other => other,
         };
@@ -333,7 +348,10 @@ impl Task {
     }
 
     async fn on_online(&mut self, mut link: Link, login: LoggedIn, now: Instant) {
+        let mut returned = false;
         if let Some(mut old) = self.link.take() {
+            // A round that began before the go-away came may have led to the same gateway again.
+            returned = self.going && old.endpoint.is_same(&link.endpoint);
             let mut rest = Vec::new();
             old.read_rest(&mut rest);
             // What the old connection says of itself doesn't matter any more.
@@ -346,6 +364,7 @@ impl Task {
             link.session.catch_up(&parked);
         }
         self.link = Some(link);
+        self.going = returned;
         if !login.resumed {
             self.pending.session_began(now);
         }
@@ -360,6 +379,11 @@ impl Task {
             epoch,
             resumed,
         });
+        if returned {
+            self.show(ConnectionState::Moving);
+            let wait = self.backoff.next(fastrand::f64(), None);
+            self.dial_at(now + wait);
+        }
         if let Some(first) = self.first.take() {
             // Nobody waits any more when `connect` was cancelled; then the commands' channel is closed as well.
             let _ = first.send(Ok(()));

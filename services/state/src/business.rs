@@ -11,7 +11,9 @@ use imaccess_common::business::BusinessConfig;
 use imaccess_proto::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
 use imaccess_proto::v1::business_client::BusinessClient;
 use imaccess_proto::v1::{AccessHello, FromAccess, FromBusiness};
+use prometheus::IntGauge;
 use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
 use crate::session::link::{Chain, FRAME, MAX_MESSAGE};
@@ -25,6 +27,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A server whose machine is gone is noticed within both together; requests time out on their own anyway.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+
+/// How long a stream that isn't wanted any more may take to carry its last batch away.
+const LAST_BATCH: Duration = Duration::from_secs(1);
 
 /// Which stream: position of the business in the worker's list, and number of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,13 +66,27 @@ pub struct StreamContext {
     pub metrics: Metrics,
 }
 
-/// Keeps one stream until the worker is gone.
-pub async fn keep(config: BusinessConfig, id: StreamId, context: StreamContext) {
+/// Keeps one stream until the worker is gone, or until `stop`: then it may take what was handed to it along.
+pub async fn keep(config: BusinessConfig, id: StreamId, context: StreamContext, stop: CancellationToken) {
+    tokio::select! {
+        () = keep_on(config, id, context, &stop) => {}
+        () = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST_BATCH).await;
+        } => {}
+    }
+}
+
+async fn keep_on(config: BusinessConfig, id: StreamId, context: StreamContext, stop: &CancellationToken) {
     let failures = context.metrics.stream_failures.with_label_values(&[&config.name]);
     let mut pause = FIRST_PAUSE;
     let mut reported = false;
     loop {
-        match serve(&config, id, &context, &mut pause, &mut reported).await {
+        let served = serve(&config, id, &context, &mut pause, &mut reported).await;
+        if stop.is_cancelled() {
+            return;
+        }
+        match served {
             Ok(()) => {}
             Err(Fault::WorkerGone) => return,
             Err(Fault::Stream(fault)) => {
@@ -132,22 +151,34 @@ async fn serve(
     }
     let up = context.metrics.streams.with_label_values(&[&config.name]);
     tell(context, id, StreamEvent::Up(outgoing)).await?;
-    up.inc();
+    let _up = Up::new(up);
     let ended = loop {
         match batches.message().await {
             Ok(Some(batch)) => {
-                if let Err(fault) = tell(context, id, StreamEvent::Batch(batch)).await {
-                    up.dec();
-                    return Err(fault);
-                }
+                tell(context, id, StreamEvent::Batch(batch)).await?;
             }
             Ok(None) => break Ok(()),
             Err(fault) => break Err(fault.into()),
         }
     };
-    up.dec();
     tell(context, id, StreamEvent::Down).await?;
     ended
+}
+
+/// A stream that is up, for the gauge; also when its task is dropped.
+struct Up(IntGauge);
+
+impl Up {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 async fn tell(context: &StreamContext, id: StreamId, event: StreamEvent) -> Result<(), Fault> {

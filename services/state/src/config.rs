@@ -7,6 +7,7 @@ use std::time::Duration;
 use imaccess_common::business::{self, BusinessConfig};
 use imaccess_common::config::{ByteSize, duration};
 use imaccess_common::ticket::{MAX_KEY_ID, TicketKeys};
+use imaccess_common::tls::TlsConfig;
 use imaccess_common::token::{DevelopmentVerifier, PublicKey};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,10 @@ pub struct SidecarConfig {
     pub custody_sockets: Duration,
     /// Where routing replicas dial.
     pub route_listen: SocketAddr,
+    /// This sidecar's certificate. With it routing replicas must have one too; without, routes are served in plain.
+    pub tls: Option<TlsConfig>,
+    /// Names of the certificates that may follow the routes; needed with `tls`.
+    pub route_clients: Vec<String>,
     /// Where `/metrics`, `/healthz` and `/readyz` are.
     pub admin_listen: SocketAddr,
     /// Whether there is a routing layer to wait for before a device is said to be offline.
@@ -44,6 +49,8 @@ pub struct SidecarConfig {
     pub token_keys_dir: Option<PathBuf>,
     /// The business services.
     pub businesses: Vec<BusinessConfig>,
+    /// A YAML list of more of them, read again when it changes.
+    pub businesses_file: Option<PathBuf>,
     /// Seconds between a client's pings.
     #[serde(with = "duration")]
     pub ping_interval: Duration,
@@ -65,12 +72,22 @@ pub struct SidecarConfig {
     /// businesses to acknowledge events.
     #[serde(with = "duration")]
     pub drain_grace: Duration,
+    /// When the gateway has gone before the sidecar, as at the end of a pod: how long sessions may take to go on elsewhere, or to be over
+    /// and told. Without one: `resume_window` and 5 s. 0: the sidecar doesn't wait.
+    #[serde(with = "duration::option")]
+    pub end_grace: Option<Duration>,
     /// Events kept for a business that is away, per worker and business.
     pub event_backlog: ByteSize,
 }
 
 /// After this time without a word of an instance routing takes it for dead.
 const INSTANCE_DEAD: Duration = Duration::from_secs(100);
+
+/// Beyond the resume window, at the pod's end: for routing to confirm ends, and businesses to acknowledge them.
+const END_MARGIN: Duration = Duration::from_secs(5);
+
+/// How long leaving a gateway that goes on may take, every step at its limit.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// Whether there is a routing layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -134,6 +151,8 @@ impl Default for SidecarConfig {
             custody_listeners: Duration::from_secs(10),
             custody_sockets: Duration::from_secs(90),
             route_listen: SocketAddr::from(([0, 0, 0, 0], 7_300)),
+            tls: None,
+            route_clients: Vec::new(),
             admin_listen: SocketAddr::from(([0, 0, 0, 0], 9_301)),
             routing: RoutingMode::Required,
             ticket_keys: Vec::new(),
@@ -141,6 +160,7 @@ impl Default for SidecarConfig {
             token_keys: Vec::new(),
             token_keys_dir: None,
             businesses: Vec::new(),
+            businesses_file: None,
             ping_interval: Duration::from_secs(60),
             resume_window: Duration::from_secs(30),
             ticket_lifetime: Duration::from_secs(7 * 24 * 3_600),
@@ -149,6 +169,7 @@ impl Default for SidecarConfig {
             token_checks_per_turn: 16,
             reply_cache: ByteSize(4 * 1024 * 1024),
             drain_grace: Duration::from_millis(300),
+            end_grace: None,
             event_backlog: ByteSize(4 * 1024 * 1024),
         }
     }
@@ -181,14 +202,39 @@ impl SidecarConfig {
         if self.max_in_flight == 0 || self.login_queue == 0 || self.token_checks_per_turn == 0 {
             return fault("max_in_flight, login_queue and token_checks_per_turn must be at least 1");
         }
+        if self.tls.is_some() == self.route_clients.is_empty() {
+            return fault(
+                "tls and route_clients belong together: whose certificates may follow the routes must be said, and can only \
+                 be proved with certificates",
+            );
+        }
         if self.businesses.len() > usize::from(u16::MAX) {
             return fault("there are more than 65,535 businesses");
         }
         business::validate_all(&self.businesses).map_err(SidecarConfigError::Invalid)
     }
 
+    /// How long sessions may take at the pod's end.
+    #[must_use]
+    pub fn end_grace(&self) -> Duration {
+        self.end_grace.unwrap_or(self.resume_window + END_MARGIN)
+    }
+
+    /// How long the end may take, whichever way it goes.
+    #[must_use]
+    pub fn drain_time(&self) -> Duration {
+        LEAVING.max(self.end_grace() + Duration::from_secs(1))
+    }
+
+    /// The files and directories with keys.
+    pub(crate) fn token_paths(&self) -> Vec<PathBuf> {
+        let files = self.token_keys.iter().filter_map(|key| key.file.clone());
+        files.chain(self.token_keys_dir.clone()).collect()
+    }
+
     /// Reads the ticket keys. Without any, one is made up, good for this process only.
-    pub(crate) fn load_ticket_keys(&self) -> Result<TicketKeys, SidecarConfigError> {
+    /// When none `may_be_made_up`, that is a fault.
+    pub(crate) fn load_ticket_keys(&self, may_be_made_up: bool) -> Result<TicketKeys, SidecarConfigError> {
         let mut keys = Vec::new();
         for key in &self.ticket_keys {
             keys.push((key.id, parse_key(&key.key)?));
@@ -205,6 +251,11 @@ impl SidecarConfig {
             return Err(SidecarConfigError::Invalid(format!(
                 "ticket key id {id}: ids are 0 to {MAX_KEY_ID}, higher numbers are generations of tickets"
             )));
+        }
+        if keys.is_empty() && !may_be_made_up {
+            return Err(SidecarConfigError::Invalid(
+                "there is no ticket key any more".to_owned(),
+            ));
         }
         if keys.is_empty() {
             tracing::warn!(
@@ -302,6 +353,12 @@ mod tests {
             assert!(fault.contains(named), "{fault}");
         }
         assert!(with(9, 10).validate().is_ok());
+        let half = SidecarConfig {
+            route_clients: vec!["routing".to_owned()],
+            ..SidecarConfig::default()
+        };
+        let fault = half.validate().unwrap_err().to_string();
+        assert!(fault.contains("route_clients"), "{fault}");
         let bad = TicketKeyConfig {
             id: 1,
             key: "secret".to_owned(),
@@ -310,7 +367,7 @@ mod tests {
             ticket_keys: vec![bad],
             ..SidecarConfig::default()
         };
-        let fault = bad.load_ticket_keys().unwrap_err().to_string();
+        let fault = bad.load_ticket_keys(true).unwrap_err().to_string();
         assert!(fault.contains("64") && !fault.contains("secret"), "{fault}");
         let high = TicketKeyConfig {
             id: 128,
@@ -320,7 +377,7 @@ mod tests {
             ticket_keys: vec![high],
             ..SidecarConfig::default()
         };
-        let fault = bad.load_ticket_keys().unwrap_err().to_string();
+        let fault = bad.load_ticket_keys(true).unwrap_err().to_string();
         assert!(fault.contains("128") && fault.contains("127"), "{fault}");
     }
 
@@ -334,7 +391,7 @@ mod tests {
             token_keys_dir: Some(directory.path().to_owned()),
             ..SidecarConfig::default()
         };
-        assert_eq!(format!("{:?}", config.load_ticket_keys().unwrap()), "[1, 2]");
+        assert_eq!(format!("{:?}", config.load_ticket_keys(true).unwrap()), "[1, 2]");
         assert!(config.load_verifier().is_ok());
         std::fs::write(directory.path().join("bad.pem"), "no key").unwrap();
         assert!(config.load_verifier().is_err());

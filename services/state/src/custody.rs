@@ -34,7 +34,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::time::Duration;
 
 use imaccess_net::descriptors::DescriptorListener;
@@ -80,6 +80,7 @@ pub(crate) struct Custody {
     path: PathBuf,
     metrics: Metrics,
     linked: Arc<AtomicU32>,
+    held: Arc<AtomicUsize>,
 }
 
 impl Custody {
@@ -99,6 +100,7 @@ impl Custody {
             path,
             metrics: Metrics::register(registry),
             linked: Arc::default(),
+            held: Arc::default(),
         })
     }
 
@@ -106,6 +108,11 @@ impl Custody {
     /// custodian, and nothing of it may be closed.
     pub(crate) fn linked(&self) -> Arc<AtomicU32> {
         Arc::clone(&self.linked)
+    }
+
+    /// How many sockets are held.
+    pub(crate) fn held(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.held)
     }
 
     /// Removes what a custodian left there: a gateway that dialled it would only find out slowly that nobody serves it.

@@ -9,9 +9,16 @@
 //! ([`session::machine`]) awaits nothing and reads no clock; a dependency's outage never closes a client's
 //! connection.
 
+mod accepted;
 pub mod business;
 mod config;
 mod custody;
+mod reload;
 pub mod routing;
 pub mod session;
 pub mod sidecar;
+
+/// The throw-away authorities of `imaccess-common`'s tests: its own test code is no part of its library.
+#[cfg(test)]
+#[path = "../../common/src/tls/tests/authority.rs"]
+mod authority;

@@ -11,6 +11,7 @@
 //! and is complete by itself; a device is called offline only while the replica is in sync with every live instance;
 //! the membership source alone says which live; no lock is held over an await; every queue has a bound.
 
+mod access;
 mod calls;
 mod config;
 mod feed;
@@ -35,9 +36,12 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use imaccess_common::admin::{AdminServer, Condition, Readiness};
+use imaccess_common::business::{self, BusinessConfig};
+use imaccess_common::config::watched::{Follow, Reloads};
 use imaccess_common::drain::Drain;
 use imaccess_common::identity::InstanceId;
 use imaccess_common::metrics::ProcessMetrics;
+use imaccess_common::tls::{ClientTls, Clients, Identity, ServerTls, TlsError, TlsMetrics};
 use imaccess_proto::v1::push_server::PushServer;
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -46,9 +50,9 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
-pub use self::config::{MembersConfig, RoutingConfig};
+use self::access::{Gate, GateMetrics};
+pub use self::config::{MembersConfig, PodMembersConfig, PushTokensConfig, RoutingConfig};
 use self::feed::{FeedTimes, WINDOW};
 use self::hub::Hub;
 pub use self::membership::Member;
@@ -57,6 +61,7 @@ use self::metrics::RoutingMetrics;
 use self::push::{MESSAGE_LIMIT, PushApi};
 pub use self::store::{Announcement, MemoryStore, Presence, Retraction, RouteStore, Sizes, StoreUnavailable};
 pub use self::table::{InstanceIndex, Route, Verdict};
+use crate::accepted::accepted;
 
 /// Calls in flight per connection; more wait at the caller.
 const CALLS_PER_CONNECTION: u32 = 1_024;
@@ -71,6 +76,9 @@ pub enum RoutingError {
     /// The configuration contradicts itself.
     #[error("the configuration can't be used: {0}")]
     Config(String),
+    /// The pods can't be watched.
+    #[error("members.pods: can't watch the pods")]
+    Pods(#[from] imaccess_pods::ConnectError),
     /// An address can't be taken.
     #[error("can't listen on {address} ({what})")]
     Bind {
@@ -82,6 +90,9 @@ pub enum RoutingError {
         #[source]
         source: io::Error,
     },
+    /// The certificate can't be used.
+    #[error("the certificate can't be used")]
+    Tls(#[from] TlsError),
     /// The push API's server failed.
     #[error("the push API ended")]
     Serve(#[source] tonic::transport::Error),
@@ -90,11 +101,20 @@ pub enum RoutingError {
 /// A routing replica with its addresses taken; [`run`](Routing::run) serves it.
 pub struct Routing {
     config: RoutingConfig,
+    /// Who may push for which business follows from these.
+    businesses: (
+        Follow<Vec<BusinessConfig>>,
+        watch::Receiver<Arc<Vec<BusinessConfig>>>,
+    ),
     hub: Arc<Hub<MemoryStore>>,
+    gate: Arc<Gate>,
+    /// With certificates: who this replica is, and how the push API is secured.
+    secure: Option<(Arc<Identity>, ServerTls)>,
     registry: Registry,
     push: TcpListener,
     push_addr: SocketAddr,
     admin: AdminServer,
+    members: Membership,
 }
 
 // === impl Routing ===
@@ -117,16 +137,37 @@ impl Routing {
         let admin = AdminServer::bind(config.admin_listen)
             .await
             .map_err(admin_fault)?;
+        let members = Membership::connect(&config.members).await?;
         let registry = Registry::new();
         ProcessMetrics::register(&registry, "routing", env!("CARGO_PKG_VERSION"));
-        let hub = Hub::new(MemoryStore::new(), &config, RoutingMetrics::register(&registry));
+        let mut hub = Hub::new(MemoryStore::new(), &config, RoutingMetrics::register(&registry));
+        let gate = Gate::new(&config, GateMetrics::register(&registry));
+        let secure = match &config.tls {
+            Some(tls) => {
+                let identity = Identity::load(tls.clone(), TlsMetrics::register(&registry))?;
+                let name = config.sidecar_name.as_deref().unwrap_or_default();
+                hub.sidecars = Some(ClientTls::grpc(Arc::clone(&identity), name)?);
+                let server = ServerTls::grpc(Arc::clone(&identity), Clients::Guests)?;
+                Some((identity, server))
+            }
+            None => None,
+        };
+        let (fixed, file) = (config.businesses.clone(), config.businesses_file.clone());
+        let paths = file.iter().cloned().collect();
+        let load = move || business::load_all(&fixed, file.as_deref());
+        let businesses = Follow::begin("businesses", paths, &Reloads::register(&registry), load)
+            .map_err(RoutingError::Config)?;
         Ok(Routing {
             config,
+            businesses,
             hub: Arc::new(hub),
+            gate: Arc::new(gate),
+            secure,
             registry,
             push,
             push_addr,
             admin,
+            members,
         })
     }
 
@@ -147,6 +188,8 @@ impl Routing {
         let readiness = Readiness::new();
         let in_sync = readiness.condition("in_sync");
         let stop_admin = CancellationToken::new();
+        // What runs beside ends with this future, also when it is dropped.
+        let _stop_all = stop_admin.clone().drop_guard();
         let admin = self.admin.serve(
             self.registry,
             readiness.clone(),
@@ -155,12 +198,26 @@ impl Routing {
         );
         let admin = tokio::spawn(admin);
 
+        let tls = self.secure.map(|(identity, server)| {
+            tokio::spawn(identity.watch(stop_admin.clone()));
+            server
+        });
+        tokio::spawn(Arc::clone(&self.gate).keep(stop_admin.clone()));
+        let (follow, mut businesses) = self.businesses;
+        tokio::spawn(follow.run(stop_admin.clone()));
+        let gate = Arc::clone(&self.gate);
+        tokio::spawn(async move {
+            loop {
+                let listed = Arc::clone(&businesses.borrow_and_update());
+                gate.set_businesses(&listed);
+                tracing::debug!(businesses = listed.len(), "businesses are in effect");
+                if businesses.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
         let feeds = Feeds::new(Arc::clone(&self.hub), &self.config);
-        let feeds = tokio::spawn(feeds.run(
-            Membership::new(&self.config.members),
-            in_sync,
-            self.config.suspect_after,
-        ));
+        let feeds = tokio::spawn(feeds.run(self.members, in_sync, self.config.suspect_after));
 
         let begun = drain.clone();
         let until_drain = async move {
@@ -173,8 +230,10 @@ impl Routing {
             .max_concurrent_streams(CALLS_PER_CONNECTION)
             .http2_keepalive_interval(Some(CALLER_SILENCE))
             .http2_keepalive_timeout(Some(CALLER_SILENCE))
-            .add_service(PushServer::new(PushApi::new(self.hub)).max_decoding_message_size(MESSAGE_LIMIT))
-            .serve_with_incoming_shutdown(TcpIncoming::from(self.push).with_nodelay(Some(true)), until_drain);
+            .add_service(
+                PushServer::new(PushApi::new(self.hub, self.gate)).max_decoding_message_size(MESSAGE_LIMIT),
+            )
+            .serve_with_incoming_shutdown(accepted(self.push, tls), until_drain);
         let served = tokio::select! {
             served = serving => served.map_err(RoutingError::Serve),
             () = drain.deadline() => Ok(()),
@@ -203,6 +262,20 @@ fn check(config: &RoutingConfig) -> Result<(), String> {
     ] {
         if value.is_zero() {
             return Err(format!("{key}: must not be zero"));
+        }
+    }
+    config.check_access()?;
+    if let Some(pods) = &config.members.pods {
+        if config.members.file.is_some() || !config.members.fixed.is_empty() {
+            return Err("members: give one of `pods`, `file` and `fixed`".to_owned());
+        }
+        if pods.selector.trim().is_empty() {
+            return Err(
+                "members.pods.selector: must not be empty, or every pod would be a gateway".to_owned(),
+            );
+        }
+        if pods.routes_port == 0 {
+            return Err("members.pods.routes_port: must not be 0".to_owned());
         }
     }
     match membership::fault_in(&config.members.fixed) {
@@ -250,6 +323,9 @@ impl Feeds {
                 _ = tick.tick() => {
                     let sizes = self.hub.store.sizes();
                     self.hub.metrics.set_sizes(sizes, self.hub.calls.awaited());
+                    if let Some(health) = membership.health() {
+                        self.hub.metrics.set_watch(health);
+                    }
                     if !in_sync.holds() && (self.hub.is_settled() || start.elapsed() >= settle_limit) {
                         in_sync.set(true);
                     }

@@ -7,19 +7,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use imaccess_common::admin::{AdminServer, Readiness};
+use imaccess_common::business::BusinessConfig;
 use imaccess_common::drain::Drain;
 use imaccess_common::identity::EpochClock;
 use imaccess_common::metrics::ProcessMetrics;
+use imaccess_common::tls::{Clients, Identity, ServerTls, TlsError, TlsMetrics};
 use imaccess_proto::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
 use imaccess_proto::v1::route_feed_server::RouteFeedServer;
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::accepted::accepted;
 pub use crate::config::{RoutingMode, SidecarConfig, SidecarConfigError, TicketKeyConfig, TokenKeyConfig};
 use crate::custody::{self, Custody, CustodyEvent, CustodyTimes};
+use crate::reload::{Reloaded, SidecarReloads};
 use crate::session::feed::Feed;
 use crate::session::hub::Hub;
 use crate::session::link::{FRAME, MAX_MESSAGE};
@@ -49,6 +52,9 @@ pub enum SidecarError {
         #[source]
         source: io::Error,
     },
+    /// Its certificate can't be used.
+    #[error("the certificate can't be used")]
+    Tls(#[from] TlsError),
     /// The custodian's socket can't be taken.
     #[error("can't listen on {} for custody", path.display())]
     Custody {
@@ -67,10 +73,13 @@ pub enum SidecarError {
 pub struct Sidecar {
     config: SidecarConfig,
     shared: Shared,
+    reloads: SidecarReloads,
     registry: Registry,
     readiness: Readiness,
     routes: TcpListener,
     route_addr: SocketAddr,
+    /// With certificates: who this sidecar is, and how routes are secured.
+    secure: Option<(Arc<Identity>, ServerTls)>,
     admin: AdminServer,
     custody: Option<Custody>,
 }
@@ -84,9 +93,11 @@ impl Sidecar {
         config.validate()?;
         let registry = Registry::new();
         ProcessMetrics::register(&registry, "state-sidecar", env!("CARGO_PKG_VERSION"));
+        let reloads = SidecarReloads::begin(&config, &registry)?;
+        let (tickets, tokens) = reloads.now.keys.current();
         let shared = Shared {
-            tickets: Arc::new(config.load_ticket_keys()?),
-            tokens: Arc::new(config.load_verifier()?),
+            tickets,
+            tokens,
             epochs: Arc::new(EpochClock::new()),
             metrics: Metrics::register(&registry),
         };
@@ -104,6 +115,14 @@ impl Sidecar {
         let admin = AdminServer::bind(config.admin_listen)
             .await
             .map_err(bind("the admin pages", config.admin_listen))?;
+        let secure = match &config.tls {
+            Some(tls) => {
+                let identity = Identity::load(tls.clone(), TlsMetrics::register(&registry))?;
+                let clients = Clients::Named(config.route_clients.clone());
+                Some((Arc::clone(&identity), ServerTls::grpc(identity, clients)?))
+            }
+            None => None,
+        };
         let custody = bind_custody(&config, &registry).map_err(|source| SidecarError::Custody {
             path: Custody::path(&config.socket_dir),
             source,
@@ -111,10 +130,12 @@ impl Sidecar {
         Ok(Self {
             config,
             shared,
+            reloads,
             registry,
             readiness: Readiness::new(),
             routes,
             route_addr,
+            secure,
             admin,
             custody,
         })
@@ -134,7 +155,8 @@ impl Sidecar {
 
     /// Runs until the drain is done: requests in flight are answered, then everything ends. Sessions stay: their
     /// connections are the gateway's, and the next sidecar restores them. What is held in custody the gateway has too, and
-    /// deposits with the next sidecar.
+    /// deposits with the next sidecar. But if the gateway has ended before, sessions first go on elsewhere or come to their ends, within
+    /// `end_grace`.
     ///
     /// # Errors
     /// [`SidecarError::Worker`] when a worker dies, [`SidecarError::Custody`] when the custodian has no thread.
@@ -142,9 +164,11 @@ impl Sidecar {
         let Self {
             config,
             shared,
+            reloads,
             registry,
             readiness,
             routes,
+            secure,
             admin,
             custody,
             ..
@@ -158,6 +182,11 @@ impl Sidecar {
 
         let (custody_tx, mut from_custody) = mpsc::channel(custody::EVENTS);
         let linked = custody.as_ref().map(Custody::linked).unwrap_or_default();
+        let held = custody.as_ref().map(Custody::held);
+        let Reloaded {
+            mut businesses,
+            mut keys,
+        } = reloads.follow(&stop);
         if let Some(custody) = custody {
             let times = CustodyTimes {
                 listeners: config.custody_listeners,
@@ -173,23 +202,33 @@ impl Sidecar {
         let (followers_tx, mut from_followers) = mpsc::channel(TO_HUB);
         let room = Arc::new(Notify::new());
         let feed = Feed::new(config.cluster.clone(), followers_tx, Arc::clone(&room));
-        tokio::spawn(serve_feed(routes, feed, stop.clone()));
+        let tls = secure.map(|(identity, server)| {
+            tokio::spawn(identity.watch(stop.clone()));
+            server
+        });
+        tokio::spawn(serve_feed(routes, tls, feed, stop.clone()));
 
         let (workers_tx, mut from_workers) = mpsc::channel(TO_HUB);
         let (ended_tx, mut ended) = mpsc::channel::<u8>(usize::from(u8::MAX) + 1);
         let start = {
-            let (config, shared, drain, stop) = (config.clone(), shared.clone(), drain.clone(), stop.clone());
+            let (config, mut shared, drain, stop) =
+                (config.clone(), shared.clone(), drain.clone(), stop.clone());
+            let (businesses, keys) = (businesses.clone(), keys.clone());
             let started = ended_tx.clone();
             move |number: u8| {
                 let (sender, from_hub) = mpsc::channel(TO_WORKER);
+                // Those in effect now: the first worker begins at the start, others when the gateway has more shards.
+                (shared.tickets, shared.tokens) = keys.current();
                 let worker = WorkerConfig {
-                    settings: settings(&config, number),
+                    settings: settings(&config, &businesses.borrow(), number),
                     shared: shared.clone(),
                     cluster: config.cluster.clone(),
                     socket_dir: config.socket_dir.clone(),
                     to_hub: workers_tx.clone(),
                     from_hub,
                     drain_grace: config.drain_grace,
+                    end_grace: config.end_grace(),
+                    held: held.clone(),
                     drain: drain.clone(),
                     stop: stop.clone(),
                 };
@@ -213,6 +252,14 @@ impl Sidecar {
                     }
                 }
                 () = drain.begun(), if readiness.is_ready() => readiness.drain(),
+                Ok(()) = businesses.changed() => {
+                    let now = Arc::clone(&businesses.borrow_and_update());
+                    hub.businesses(now).await;
+                }
+                () = keys.changed() => {
+                    let (tickets, tokens) = keys.current();
+                    hub.keys(tickets, tokens).await;
+                }
                 Some(event) = from_custody.recv() => hub.connections_gone(&gone_from(event)).await,
                 Some(event) = from_workers.recv() => {
                     hub.worker(event).await;
@@ -265,7 +312,7 @@ impl Drop for SayAtEnd {
     }
 }
 
-fn settings(config: &SidecarConfig, worker: u8) -> Settings {
+fn settings(config: &SidecarConfig, businesses: &[BusinessConfig], worker: u8) -> Settings {
     Settings {
         worker,
         ping_interval: config.ping_interval,
@@ -276,20 +323,19 @@ fn settings(config: &SidecarConfig, worker: u8) -> Settings {
         token_checks_per_turn: config.token_checks_per_turn,
         reply_cache_bytes: config.reply_cache.as_usize(),
         event_backlog_bytes: config.event_backlog.as_usize(),
-        businesses: config.businesses.clone(),
+        businesses: businesses.to_vec(),
     }
 }
 
-async fn serve_feed(listener: TcpListener, feed: Feed, stop: CancellationToken) {
+async fn serve_feed(listener: TcpListener, tls: Option<ServerTls>, feed: Feed, stop: CancellationToken) {
     let service = RouteFeedServer::new(feed).max_decoding_message_size(MAX_MESSAGE);
     let serving = tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
         .add_service(service)
-        .serve_with_incoming(TcpListenerStream::new(listener));
+        .serve_with_incoming(accepted(listener, tls));
     tokio::select! {
         () = stop.cancelled() => {}
         served = serving => {

@@ -93,6 +93,27 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duratio
     parse(&text).map_err(serde::de::Error::custom)
 }
 
+/// The same for a field that may be left out: `#[serde(with = "duration::option")]`.
+pub mod option {
+    use serde::Serialize as _;
+
+    use super::{Deserialize, Deserializer, Duration, Serializer};
+
+    #[derive(serde::Serialize, Deserialize)]
+    struct Whole(#[serde(with = "super")] Duration);
+
+    /// Writes it, or nothing.
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        duration.map(Whole).serialize(serializer)
+    }
+
+    /// Reads what [`serialize`] wrote.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        let whole = Option::<Whole>::deserialize(deserializer)?;
+        Ok(whole.map(|whole| whole.0))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! `/handover` on the admin address: who wants to replace this process asks here first.
+//! `/handover`, on the control address if there is one, else on the admin address: who wants to replace this process asks here first.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

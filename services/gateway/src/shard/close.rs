@@ -120,6 +120,9 @@ impl Shard {
         }
         self.metrics.closed(code);
         let (serial, unanswered) = (connection.serial, connection.unanswered.take());
+        if connection.admitted {
+            self.count_drained(code);
+        }
         if phase == Phase::Online
             && let Some(attachment) = self.link.usable()
         {

@@ -211,7 +211,8 @@ impl Shard {
     /// The client says goodbye: no resume is wanted, unless its code says so.
     pub(crate) fn goodbye(&mut self, slot: u32, body: &[u8]) {
         let code = match Close::decode(body) {
-            Ok(close) if close.resumable => Code::ConnectionLost,
+            // Who moved has resumed its session elsewhere: to take its device for gone would be wrong.
+            Ok(close) if close.resumable || close.known_code() == Some(Code::Moved) => Code::ConnectionLost,
             _ => Code::ClientLeft,
         };
         self.gone(slot, code);

@@ -139,6 +139,7 @@ impl Shard {
             self.refuse_waiting();
         }
         self.look_after_custody();
+        self.tick_telling();
         if let Some(since) = self.link.detached_since()
             && self.sessions > 0
             && self.tick.saturating_sub(since) >= self.deadlines.without_state
@@ -149,7 +150,7 @@ impl Shard {
             );
             self.end_all(Code::StateLost);
         }
-        if !self.accepting && !self.draining {
+        if !self.accepting && self.accepts() {
             // After an accept error.
             if let Err(error) = self.watch_listeners() {
                 tracing::warn!(%error, "the listeners can't be watched; trying again");

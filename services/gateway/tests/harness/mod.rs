@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use imaccess_common::config::Layers;
 use imaccess_common::drain::Drain;
 use imaccess_common::generation;
 use imaccess_gateway::{Gateway, GatewayConfig};
@@ -64,8 +65,33 @@ impl TestGateway {
             ..GatewayConfig::default()
         };
         change(&mut config);
-        let grace = config.deadlines.drain;
-        let gateway = Gateway::bind(config).await.unwrap();
+        Self::run(directory, config, None).await
+    }
+
+    /// One that reads its configuration from this file, beside what a test needs.
+    pub(crate) async fn start_reloading(file: &std::path::Path) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let sets = [
+            "tcp=['127.0.0.1:0']".to_owned(),
+            format!("socket_dir={}", directory.path().display()),
+            "shards=1".to_owned(),
+            "custody=false".to_owned(),
+        ];
+        let layers = Layers {
+            file: Some(file.to_owned()),
+            env_prefix: "IMACCESS_TEST_OF_RELOADS".to_owned(),
+            sets: sets.into(),
+        };
+        let config = layers.load().unwrap();
+        Self::run(directory, config, Some(layers)).await
+    }
+
+    async fn run(directory: tempfile::TempDir, config: GatewayConfig, layers: Option<Layers>) -> Self {
+        let grace = config.drain_time();
+        let mut gateway = Gateway::bind(config).await.unwrap();
+        if let Some(layers) = layers {
+            gateway = gateway.reloading(layers);
+        }
         let (tcp, admin) = (gateway.tcp_addrs()[0], gateway.admin_addr());
         let drain = Drain::new(grace);
         let signal = drain.clone();
@@ -81,6 +107,23 @@ impl TestGateway {
 
     pub(crate) async fn state(&self) -> State {
         State::attach(&self.directory.path().join("shard-0.sock")).await
+    }
+
+    pub(crate) async fn state_of(&self, shard: usize) -> State {
+        State::attach(&self.directory.path().join(format!("shard-{shard}.sock"))).await
+    }
+
+    /// A client that is logged in on whichever shard it came to.
+    pub(crate) async fn online_at_any(&self, states: &mut [State; 2], device: &str) -> Client {
+        let mut client = self.client().await;
+        client.login(device).await;
+        let [one, other] = states;
+        tokio::select! {
+            attempt = one.login() => one.accept(&attempt).await,
+            attempt = other.login() => other.accept(&attempt).await,
+        }
+        assert_eq!(client.frame().await.0, FrameType::LoginOk);
+        client
     }
 
     pub(crate) async fn client(&self) -> Client {

@@ -150,6 +150,7 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
                 port: tcp.port(),
                 server_name: None,
             }],
+            draining: false,
         });
         let sidecar = SidecarConfig {
             cluster: CLUSTER.to_owned(),
@@ -164,6 +165,8 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
                 file: Some(keys.token_public.clone()),
             }],
             businesses: businesses.clone(),
+            // A cluster that ends as a whole has no elsewhere.
+            end_grace: Some(Duration::ZERO),
             ..SidecarConfig::default()
         };
         part(&name, Config::Gateway(Box::new(gateway)));

@@ -68,7 +68,7 @@ async fn start_one(
         let _end = end;
         let mut bound = Some(bound);
         let served = run::runtime().and_then(|runtime| {
-            let served = config.serve(drain.clone(), || {
+            let served = config.serve(drain.clone(), None, || {
                 let _ = bound.take().map(|bound| bound.send(Ok(())));
             });
             runtime.block_on(served)

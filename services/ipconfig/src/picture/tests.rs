@@ -1,3 +1,5 @@
+use imaccess_common::gateway_page::GatewayPage;
+
 use super::*;
 use crate::targets::EndpointTarget;
 
@@ -14,6 +16,7 @@ fn target(name: &str) -> Arc<GatewayTarget> {
         name: name.to_owned(),
         metrics: format!("{name}:9100"),
         endpoints: vec![endpoint],
+        draining: false,
     })
 }
 
@@ -230,4 +233,95 @@ fn clients_on_their_way_count_until_they_are_seen() {
     }
     take(&mut scene, 6_000, 100.0);
     assert_eq!(remaining(&mut scene, 6_000), 900);
+}
+
+/// The same target, of a pod that is terminating.
+fn terminating(name: &str) -> Arc<GatewayTarget> {
+    Arc::new(GatewayTarget {
+        draining: true,
+        ..(*target(name)).clone()
+    })
+}
+
+#[test]
+fn a_terminating_pod_leaves_at_once_unless_nobody_else_is_left() {
+    let mut scene = Scene::of(&["a", "b"]);
+    scene.round(0, &[]);
+    scene.picture.take_targets(&[terminating("a"), target("b")]);
+    assert_eq!(scene.listed(0), "b");
+    assert_eq!(scene.picture.standings()[0].state, State::Draining);
+    scene.picture.take_targets(&[terminating("a"), terminating("b")]);
+    assert_eq!(scene.listed(0), "ab");
+    // One that isn't up yet doesn't replace one that still serves.
+    scene.picture.take_targets(&[terminating("a"), target("c")]);
+    assert_eq!(scene.listed(0), "a");
+    // Before anything was read, those that stay come before those that go.
+    scene.picture.take_targets(&[terminating("d"), target("c")]);
+    assert_eq!(scene.listed(0), "c");
+    scene.picture.take_targets(&[terminating("d")]);
+    assert_eq!(scene.listed(0), "d");
+}
+
+#[test]
+fn while_the_source_is_away_the_last_picture_stays() {
+    let mut scene = Scene::of(&["a", "b", "c"]);
+    scene.round(0, &[]).round(1_000, &["c"]);
+    for at in (2_000..60_000).step_by(1_000) {
+        scene.picture.take_outage();
+        assert_eq!(scene.listed(at), "abc", "{at}");
+    }
+    assert!(scene.picture.census().scraper_ill);
+    // A pod that goes meanwhile is gone.
+    scene.picture.take_targets(&[target("b"), target("c")]);
+    assert_eq!(scene.listed(60_000), "bc");
+    // It is back, and can't say yet whether c lives; then it can.
+    scene.picture.take_round(
+        CoarseInstant(61_000),
+        [(target("b"), page(1.0)), (target("c"), page(1.0))],
+    );
+    assert_eq!(scene.listed(61_000), "bc");
+    assert_eq!(scene.round(64_000, &["c"]).listed(64_000), "b");
+}
+
+#[test]
+fn an_old_reading_counts_from_its_own_time() {
+    let mut scene = Scene::of(&["a", "b", "c"]);
+    let aged = |name, age| {
+        let page = page(10.0).unwrap();
+        let reading = Reading {
+            age: Duration::from_millis(age),
+            ..Reading::from(page)
+        };
+        (target(name), Some(reading))
+    };
+    let readings = [aged("a", 0), aged("b", 0), aged("c", 900)];
+    scene.picture.take_round(CoarseInstant(5_000), readings);
+    scene.round(6_000, &["c"]);
+    assert_eq!(scene.listed(7_099), "abc");
+    assert_eq!(scene.listed(7_100), "ab");
+}
+
+#[test]
+fn means_that_the_source_computed_are_taken_as_they_are() {
+    let mut scene = Scene::of(&["a"]);
+    let read = |scene: &mut Scene, at, connections, mean| {
+        let means = ReadMeans {
+            connections: mean,
+            rate: 2e7,
+        };
+        let reading = Reading {
+            means: Some(means),
+            ..Reading::from(page(connections).unwrap())
+        };
+        let round = [(target("a"), Some(reading))];
+        scene.picture.take_round(CoarseInstant(at), round);
+    };
+    read(&mut scene, 0, 100.0, 90.0);
+    read(&mut scene, 1_000, 100.0, 100.0);
+    let figures = scene.picture.standings()[0].figures.unwrap();
+    assert_eq!((figures.dynamic, figures.static_), (0.98, 900));
+    assert_eq!((figures.connections, figures.rate), (100.0, 2e7));
+    // Its own answers are outstanding all the same.
+    scene.picture.count_answers("a", 50);
+    assert_eq!(scene.picture.candidates(CoarseInstant(1_000))[0].remaining, 850);
 }

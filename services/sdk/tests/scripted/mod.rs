@@ -42,6 +42,11 @@ impl Gateway {
         Peer { stream }
     }
 
+    /// Whether somebody has connected and wasn't accepted yet.
+    pub async fn has_caller(&self) -> bool {
+        timeout(Duration::ZERO, self.listener.accept()).await.is_ok()
+    }
+
     /// The next connection, logged in with the given answer. Returns the ticket that the login carried.
     pub async fn admit(&self, ok: LoginOk<'_>) -> (Peer, Vec<u8>) {
         let mut peer = self.accept().await;
@@ -52,6 +57,44 @@ impl Gateway {
         let ticket = login.ticket.to_vec();
         peer.write(&Frame::LoginOk(ok)).await;
         (peer, ticket)
+    }
+}
+
+/// An ipconfig that answers when the test says so.
+pub struct Ipconfig {
+    listener: TcpListener,
+    pub url: String,
+}
+
+impl Ipconfig {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        Self { listener, url }
+    }
+
+    /// Answers the next question with these gateways, best first; the answer is good for an hour.
+    pub async fn answer(&self, gateways: &[&Gateway]) {
+        let (mut stream, _) = timeout(LONG, self.listener.accept())
+            .await
+            .expect("nobody asked")
+            .unwrap();
+        let mut question = vec![0; 4_096];
+        let count = stream.read(&mut question).await.unwrap();
+        assert!(question[..count].starts_with(b"GET /v1/endpoints?"));
+        let endpoint = |gateway: &&Gateway| {
+            let port = gateway.address.port();
+            format!(r#"{{"protocol":"tcp","host":"127.0.0.1","port":{port}}}"#)
+        };
+        let endpoints: Vec<String> = gateways.iter().map(endpoint).collect();
+        let answer = format!(
+            r#"{{"ttl_s":3600,"retry_after_s":0.01,"token":"served","endpoints":[{}]}}"#,
+            endpoints.join(",")
+        );
+        let length = answer.len();
+        let whole =
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{answer}");
+        stream.write_all(whole.as_bytes()).await.unwrap();
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
@@ -43,6 +43,7 @@ pub(super) struct Custodian {
     pub(super) clock: Monotonic,
     pub(super) metrics: Metrics,
     linked: Arc<AtomicU32>,
+    held: Arc<AtomicUsize>,
     times: CustodyTimes,
     events: mpsc::Sender<CustodyEvent>,
     connections: Cell<usize>,
@@ -72,6 +73,7 @@ pub(super) fn run(
         clock,
         metrics: custody.metrics,
         linked: custody.linked,
+        held: custody.held,
         times,
         events,
         connections: Cell::new(0),
@@ -242,6 +244,7 @@ impl Custodian {
     /// Sets the gauges of what is held.
     pub(super) fn note(&self) {
         let store = self.store.borrow();
+        self.held.store(store.sockets(), Ordering::Release);
         self.metrics.sockets.set(store.sockets() as i64);
         self.metrics.listeners.set(store.listeners() as i64);
     }

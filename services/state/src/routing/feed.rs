@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use imaccess_common::identity::{Epoch, SessionId};
+use imaccess_common::tls::Connector;
 use imaccess_proto::v1::route_feed_client::RouteFeedClient;
 use imaccess_proto::v1::{FromSidecar, Outranked, RouteAnnouncement, SidecarHello};
 use tokio::sync::watch;
@@ -63,11 +64,11 @@ impl FeedTimes {
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
-    #[error("the sidecar can't be reached")]
+    #[error("the sidecar can't be reached: {}", innermost(.0))]
     Dial(#[source] tonic::transport::Error),
     #[error("the sidecar did not answer in time")]
     Silent,
-    #[error("the sidecar ended the stream: {0}")]
+    #[error("the sidecar ended the stream: {}", said(.0))]
     Stream(#[from] tonic::Status),
     #[error("the sidecar closed the stream")]
     Closed,
@@ -77,6 +78,26 @@ enum Ended {
     Cut,
     #[error(transparent)]
     Store(#[from] StoreUnavailable),
+}
+
+/// The error that says what happened: the library's own around it don't. Here it may be a TLS alert, by which a sidecar
+/// says that it doesn't accept this replica's certificate.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(below) = cause.source() {
+        cause = below;
+    }
+    cause.to_string()
+}
+
+/// What a status says, and what caused it if that was here and not at the sidecar.
+fn said(status: &tonic::Status) -> String {
+    let cause = std::error::Error::source(status).map(innermost);
+    format!(
+        "{}: {}",
+        status.code(),
+        cause.unwrap_or_else(|| status.message().to_owned())
+    )
 }
 
 /// Follows one instance until it is gone and forgotten. `routes` is its address, `None` once it left the membership.
@@ -215,7 +236,7 @@ async fn open<S: RouteStore>(
     address: &str,
     times: FeedTimes,
 ) -> Result<(Streaming<FromSidecar>, SidecarHello), Ended> {
-    let channel = Endpoint::from_shared(format!("http://{address}"))
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(Ended::Dial)?
         .connect_timeout(DIAL_TIMEOUT)
         .tcp_nodelay(true)
@@ -223,10 +244,12 @@ async fn open<S: RouteStore>(
         .initial_connection_window_size(FEED_CONNECTION_WINDOW)
         .http2_keep_alive_interval(times.suspect_after / 2)
         .keep_alive_timeout(times.suspect_after / 2)
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .map_err(Ended::Dial)?;
+        .keep_alive_while_idle(true);
+    let channel = match &hub.sidecars {
+        Some(tls) => endpoint.connect_with_connector(Connector(tls.clone())).await,
+        None => endpoint.connect().await,
+    };
+    let channel = channel.map_err(Ended::Dial)?;
     let mut client = RouteFeedClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT);
     let mut stream = client.follow(peer.outbox.open(hub.hello())).await?.into_inner();
     let first = stream.message().await?.ok_or(Ended::Closed)?;

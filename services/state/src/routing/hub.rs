@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use imaccess_common::clock::{CoarseInstant, Monotonic};
 use imaccess_common::identity::InstanceId;
+use imaccess_common::tls::ClientTls;
 use imaccess_proto::v1::RoutingHello;
 
 use super::calls::Calls;
@@ -28,6 +29,8 @@ pub(crate) struct Hub<S> {
     pub(crate) calls: Calls,
     pub(crate) metrics: RoutingMetrics,
     pub(crate) cluster: String,
+    /// How sidecars are dialled where they have certificates.
+    pub(crate) sidecars: Option<ClientTls>,
     /// Random at each start: names this replica's numbering of groups.
     pub(crate) replica: u64,
     pub(crate) receipt_timeout: Duration,
@@ -74,6 +77,7 @@ impl<S: RouteStore> Hub<S> {
             calls: Calls::new(config.pushes_in_flight),
             metrics,
             cluster: config.cluster.clone(),
+            sidecars: None,
             // 0 would read as "no numbering".
             replica: u64::from_le_bytes(replica).max(1),
             receipt_timeout: config.receipt_timeout,

@@ -1,13 +1,16 @@
 //! Which instances live: said by a membership source, not by who has been heard of.
 //!
 //! A list that can't be read leaves the last one standing; before the first one nothing is known, and the replica
-//! calls no device offline.
+//! calls no device offline. In Kubernetes the pods are the members: one that is terminating stays until it is gone,
+//! because it has sessions until then; one that was deleted, or has ended, is known gone.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use imaccess_pods::{ConnectError, PodSource, PodWatch, Pods, WatchHealth};
 use serde::{Deserialize, Serialize};
 use tokio::fs;
 
@@ -40,6 +43,16 @@ pub(crate) enum Membership {
     Fixed(Option<Vec<Member>>),
     /// A file that somebody else writes.
     File(FileMembership),
+    /// The pods of a Kubernetes cluster.
+    Pods(PodMembership),
+}
+
+/// The pod watch, and what was last said of it.
+#[derive(Debug)]
+pub(crate) struct PodMembership {
+    watch: PodWatch,
+    routes_port: u16,
+    said: Option<Vec<Member>>,
 }
 
 /// The file, and what it was when last read.
@@ -56,8 +69,18 @@ pub(crate) struct FileMembership {
 type Stamp = (u64, u64, i64, i64);
 
 impl Membership {
-    pub(crate) fn new(config: &MembersConfig) -> Membership {
-        match &config.file {
+    /// The source that the configuration names. It fails only if nothing says where the Kubernetes API is.
+    pub(crate) async fn connect(config: &MembersConfig) -> Result<Membership, ConnectError> {
+        if let Some(pods) = &config.pods {
+            let source = PodSource {
+                namespace: pods.namespace.clone(),
+                selector: pods.selector.clone(),
+                kubeconfig: pods.kubeconfig.clone(),
+            };
+            let watch = PodWatch::connect(&source).await?;
+            return Ok(Membership::Pods(PodMembership::new(watch, pods.routes_port)));
+        }
+        Ok(match &config.file {
             None => Membership::Fixed(Some(config.fixed.clone())),
             Some(path) => Membership::File(FileMembership {
                 path: path.clone(),
@@ -65,6 +88,14 @@ impl Membership {
                 seen: None,
                 fault: None,
             }),
+        })
+    }
+
+    /// How the pod watch is doing, if there is one.
+    pub(crate) fn health(&self) -> Option<&WatchHealth> {
+        match self {
+            Membership::Pods(pods) => Some(pods.watch.health()),
+            Membership::Fixed(_) | Membership::File(_) => None,
         }
     }
 
@@ -86,8 +117,42 @@ impl Membership {
                 }
                 tokio::time::sleep(file.interval).await;
             },
+            Membership::Pods(pods) => pods.next().await,
         }
     }
+}
+
+impl PodMembership {
+    fn new(watch: PodWatch, routes_port: u16) -> PodMembership {
+        PodMembership {
+            watch,
+            routes_port,
+            said: None,
+        }
+    }
+
+    /// Most changes of a pod don't change the members: those are waited out.
+    async fn next(&mut self) -> Vec<Member> {
+        loop {
+            self.watch.changed().await;
+            let members = self.watch.latest().map(|pods| members(&pods, self.routes_port));
+            if members.is_some() && members != self.said {
+                self.said.clone_from(&members);
+                return members.unwrap_or_default();
+            }
+        }
+    }
+}
+
+/// The pods as members; ready or not, terminating or not.
+fn members(pods: &Pods, routes_port: u16) -> Vec<Member> {
+    pods.iter()
+        .map(|pod| Member {
+            name: pod.name.clone(),
+            instance: pod.uid.clone(),
+            routes: SocketAddr::new(pod.ip, routes_port).to_string(),
+        })
+        .collect()
 }
 
 impl FileMembership {
@@ -142,7 +207,15 @@ pub(crate) fn fault_in(members: &[Member]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use futures_util::FutureExt;
+    use imaccess_pods::{Phase, Pod};
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::routing::PodMembersConfig;
 
     fn member(name: &str) -> Member {
         Member {
@@ -154,12 +227,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_fixed_list_is_said_once() {
-        let mut source = Membership::new(&MembersConfig {
+        let config = MembersConfig {
             fixed: vec![member("a")],
             ..MembersConfig::default()
-        });
+        };
+        let mut source = Membership::connect(&config).await.unwrap();
         assert_eq!(source.next().await, [member("a")]);
-        assert!(futures_util::FutureExt::now_or_never(source.next()).is_none());
+        assert!(source.next().now_or_never().is_none());
     }
 
     #[tokio::test]
@@ -171,7 +245,7 @@ mod tests {
             file_interval: Duration::from_millis(1),
             ..MembersConfig::default()
         };
-        let mut source = Membership::new(&config);
+        let mut source = Membership::connect(&config).await.unwrap();
         let write = |text: &str| {
             let new = directory.path().join("new");
             std::fs::write(&new, text).unwrap();
@@ -198,5 +272,57 @@ mod tests {
         }
         write(r#"{"gateways": []}"#);
         assert_eq!(source.next().await, []);
+    }
+
+    fn pod(name: &str, ip: &str, terminating: bool) -> Pod {
+        Pod {
+            name: name.to_owned(),
+            uid: format!("uid-{name}"),
+            ip: ip.parse().unwrap(),
+            node: String::new(),
+            host_ip: None,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            ready: false,
+            terminating,
+            phase: Phase::Running,
+        }
+    }
+
+    #[tokio::test]
+    async fn pods_are_members_until_they_are_gone() {
+        let (publish, snapshot) = watch::channel(None);
+        let mut source = Membership::Pods(PodMembership::new(PodWatch::of(snapshot), 7_300));
+        assert_eq!(source.health().unwrap().faults(), 0);
+        assert!(source.next().now_or_never().is_none(), "nothing is known yet");
+        let publish = |pods: Vec<Pod>| publish.send_replace(Some(Arc::new(Pods::from_iter(pods))));
+        publish(vec![pod("b", "fd00::2", false), pod("a", "10.0.0.1", false)]);
+        let said = |name: &str, routes: &str| Member {
+            name: name.to_owned(),
+            instance: format!("uid-{name}"),
+            routes: routes.to_owned(),
+        };
+        let both = [said("a", "10.0.0.1:7300"), said("b", "[fd00::2]:7300")];
+        assert_eq!(source.next().await, both);
+        // Its end has begun: it still has its sessions.
+        publish(vec![pod("a", "10.0.0.1", true), pod("b", "fd00::2", false)]);
+        assert!(source.next().now_or_never().is_none(), "no other members");
+        publish(vec![pod("b", "fd00::2", false)]);
+        assert_eq!(source.next().await, both[1..]);
+        publish(Vec::new());
+        assert_eq!(source.next().await, [], "an empty list is a list");
+    }
+
+    #[tokio::test]
+    async fn what_can_not_be_watched_is_an_error_at_the_start() {
+        let pods: PodMembersConfig =
+            serde_json::from_str(r#"{"selector": "app=x", "kubeconfig": "/nowhere/kubeconfig"}"#).unwrap();
+        assert_eq!(pods.routes_port, 7_300);
+        let config = MembersConfig {
+            pods: Some(pods),
+            ..MembersConfig::default()
+        };
+        let fault = Membership::connect(&config).await.unwrap_err().to_string();
+        assert!(fault.contains("/nowhere/kubeconfig"), "{fault}");
     }
 }

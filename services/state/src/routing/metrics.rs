@@ -1,8 +1,9 @@
 //! What a routing replica counts.
 
-use imaccess_common::metrics::{counter, counter_vec, gauge, gauge_vec, histogram_vec};
+use imaccess_common::metrics::{counter, counter_vec, float_gauge, gauge, gauge_vec, histogram_vec};
+use imaccess_pods::WatchHealth;
 use imaccess_proto::v1::Outcome;
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::liveness::Phase;
 use super::store::Sizes;
@@ -33,6 +34,8 @@ pub(crate) struct RoutingMetrics {
     pub(crate) late_receipts: IntCounter,
     pub(crate) broken: IntCounter,
     pub(crate) refused: IntCounterVec,
+    watch_faults: IntCounter,
+    watch_down: Gauge,
 }
 
 impl RoutingMetrics {
@@ -120,7 +123,24 @@ impl RoutingMetrics {
                 "Sidecars that were not whom the membership names.",
                 &["reason"],
             ),
+            watch_faults: count(
+                "imaccess_routing_pod_watch_faults_total",
+                "Failed lists and watches of the pods.",
+            ),
+            watch_down: float_gauge(
+                registry,
+                "imaccess_routing_pod_watch_down_seconds",
+                "For how long the API server hasn't answered the pod watch; 0 while it does.",
+            ),
         }
+    }
+
+    /// Says how the pod watch is doing.
+    pub(crate) fn set_watch(&self, health: &WatchHealth) {
+        let new = health.faults().saturating_sub(self.watch_faults.get());
+        self.watch_faults.inc_by(new);
+        self.watch_down
+            .set(health.down_for().unwrap_or_default().as_secs_f64());
     }
 
     /// Counts what became of the devices of a call.

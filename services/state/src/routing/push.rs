@@ -15,6 +15,7 @@ use imaccess_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
+use super::access::Gate;
 use super::calls::{Answer, Waiting};
 use super::hub::{Hub, Peer};
 use super::outbox::NotTaken;
@@ -28,14 +29,25 @@ pub(crate) use self::validate::MESSAGE_LIMIT;
 /// The service; clones share everything.
 pub(crate) struct PushApi<S> {
     hub: Arc<Hub<S>>,
+    gate: Arc<Gate>,
 }
 
 impl<S: RouteStore> PushApi<S> {
-    pub(crate) fn new(hub: Arc<Hub<S>>) -> PushApi<S> {
-        PushApi { hub }
+    pub(crate) fn new(hub: Arc<Hub<S>>, gate: Arc<Gate>) -> PushApi<S> {
+        PushApi { hub, gate }
     }
 
-    /// Refusals are counted here, whatever their reason.
+    /// Whether the caller may push for the business: asked before the call is looked at in any other way.
+    async fn admitted<T>(&self, request: &Request<T>, business: u32) -> Result<(), Status>
+    where
+        T: Sync,
+    {
+        self.gate
+            .admit(request.extensions(), request.metadata(), business)
+            .await
+    }
+
+    /// Calls that ask for what can't be are counted here.
     fn checked(&self, verdict: Result<(), Status>) -> Result<(), Status> {
         verdict.inspect_err(|_| self.hub.metrics.rejected.inc())
     }
@@ -48,6 +60,7 @@ impl<S: RouteStore> Push for PushApi<S> {
         request: Request<PushDevicesRequest>,
     ) -> Result<Response<PushDevicesResponse>, Status> {
         let start = Instant::now();
+        self.admitted(&request, request.get_ref().business).await?;
         let request = request.into_inner();
         self.checked(validate::devices(&request))?;
         let outcomes = devices(&self.hub, &request).await;
@@ -65,6 +78,7 @@ impl<S: RouteStore> Push for PushApi<S> {
         request: Request<PushGroupRequest>,
     ) -> Result<Response<PushGroupResponse>, Status> {
         let start = Instant::now();
+        self.admitted(&request, request.get_ref().business).await?;
         let request = request.into_inner();
         self.checked(validate::group(&request))?;
         let response = group(&self.hub, request).await?;

@@ -1,5 +1,6 @@
 //! A replica between fake sidecars and a business: over real sockets, on ports the kernel chooses.
 
+mod access;
 mod fake;
 mod life;
 

@@ -79,6 +79,14 @@ impl Backlog {
         }
     }
 
+    /// Nobody wants to hear of these any more: they are dropped, and counted.
+    pub fn forget(&mut self) {
+        while !self.events.is_empty() {
+            self.pop();
+            self.dropped += 1;
+        }
+    }
+
     /// A new stream: everything unacknowledged is sent again, numbered from 1.
     pub fn restart(&mut self) {
         (self.sent, self.front) = (0, 1);

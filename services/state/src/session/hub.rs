@@ -17,7 +17,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use imaccess_common::admin::Condition;
+use imaccess_common::business::BusinessConfig;
 use imaccess_common::identity::InstanceId;
+use imaccess_common::ticket::TicketKeys;
+use imaccess_common::token::TokenVerifier;
 use imaccess_proto::v1::{FromRouting, GatewayHello, GroupPresence, Outcome, SidecarHello, UnicastPush};
 use tokio::sync::mpsc;
 
@@ -165,6 +168,22 @@ impl Hub {
     pub async fn connections_gone(&mut self, gone: &Gone) {
         for worker in 0..self.workers.len() as u8 {
             self.tell(worker, ToWorker::ConnectionsGone(gone.clone())).await;
+        }
+    }
+
+    /// The businesses are these now.
+    pub async fn businesses(&mut self, businesses: Arc<Vec<BusinessConfig>>) {
+        for worker in 0..self.workers.len() as u8 {
+            self.tell(worker, ToWorker::Businesses(Arc::clone(&businesses)))
+                .await;
+        }
+    }
+
+    /// The keys are these now.
+    pub async fn keys(&mut self, tickets: Arc<TicketKeys>, tokens: Arc<dyn TokenVerifier>) {
+        for worker in 0..self.workers.len() as u8 {
+            self.tell(worker, ToWorker::Keys(Arc::clone(&tickets), Arc::clone(&tokens)))
+                .await;
         }
     }
 

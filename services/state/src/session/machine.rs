@@ -8,12 +8,14 @@
 
 mod business;
 mod ended;
+mod ending;
 mod held;
 mod life;
 mod link;
 mod login;
 mod push;
 mod quiesce;
+mod reload;
 mod route;
 mod takeover;
 #[cfg(test)]
@@ -42,6 +44,7 @@ use super::table::{Key, Table};
 
 use self::business::Business;
 use self::ended::Settlements;
+pub use self::ending::Owed;
 use self::held::Held;
 pub use self::link::Gone;
 pub use self::route::RouteChunk;
@@ -128,6 +131,8 @@ pub struct Machine {
     in_flight: InFlight,
     replies: Replies,
     businesses: Vec<Business>,
+    /// How many of them only finish what they have.
+    retiring: usize,
     logins: VecDeque<LoginAttempt>,
     link_state: LinkState,
     /// Counts link streams.
@@ -188,6 +193,7 @@ impl Machine {
         });
         Self {
             businesses: businesses.collect(),
+            retiring: 0,
             link: LinkOut::default(),
             routes: RouteOut::default(),
             routes_taken: 0,
@@ -241,6 +247,12 @@ impl Machine {
         self.replies.expire(now.micros.saturating_sub(window));
     }
 
+    /// From now on tickets and tokens are checked, and tickets sealed, with these keys.
+    pub fn set_keys(&mut self, tickets: Arc<TicketKeys>, tokens: Arc<dyn TokenVerifier>) {
+        self.shared.tickets = tickets;
+        self.shared.tokens = tokens;
+    }
+
     /// How many sessions there are, in any phase.
     #[must_use]
     pub fn sessions(&self) -> usize {
@@ -262,7 +274,10 @@ impl Machine {
     pub fn policy(&self) -> LinkPolicy {
         LinkPolicy {
             ping_interval_s: self.ping_interval_s(),
-            businesses: self.businesses.iter().map(Business::queue_policy).collect(),
+            businesses: self
+                .places()
+                .map(|place| self.businesses[place].queue_policy())
+                .collect(),
         }
     }
 
@@ -296,12 +311,5 @@ impl Machine {
         u32::try_from(self.settings.ping_interval.as_secs())
             .unwrap_or(u32::MAX)
             .max(1)
-    }
-
-    fn business_index(&self, id: u32) -> Option<usize> {
-        // A handful: looking at each beats hashing.
-        self.businesses
-            .iter()
-            .position(|business| business.config.id == id)
     }
 }

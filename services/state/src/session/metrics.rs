@@ -55,6 +55,8 @@ pub struct Metrics {
     pub link_breaks: IntCounter,
     /// Ended connections named to the gateway because nothing is owed of them.
     pub settled: IntCounter,
+    /// What businesses hadn't been told of when the sidecar ended with its pod: sessions, events.
+    pub untold: IntCounterVec,
     /// Routing replicas that follow.
     pub followers: IntGauge,
     /// Followers dropped, by reason.
@@ -191,6 +193,12 @@ impl Metrics {
                 r,
                 "imaccess_state_connections_settled_total",
                 "Ended connections of which nothing is owed any more, named to the gateway.",
+            ),
+            untold: counter_vec(
+                r,
+                "imaccess_state_untold_total",
+                "Sessions and events that businesses hadn't been told of when the sidecar ended with its pod.",
+                &["what"],
             ),
             followers: gauge(r, "imaccess_state_followers", "Routing replicas that follow."),
             followers_dropped: counter_vec(

@@ -14,11 +14,14 @@ mod leaving;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use imaccess_common::business::BusinessConfig;
 use imaccess_common::clock;
 use imaccess_common::drain::Drain;
+use imaccess_common::ticket::TicketKeys;
+use imaccess_common::token::TokenVerifier;
 use imaccess_proto::v1::{
     FromAccess, GatewayBatch, GatewayHello, GroupPush, Outranked, Quiesce, RouteAnnouncement, StateBatch,
     UnicastPush,
@@ -84,7 +87,6 @@ pub enum FromWorker {
 }
 
 /// From the hub to a worker.
-#[derive(Debug)]
 pub enum ToWorker {
     /// Another worker announced these.
     Peers(Arc<Vec<RouteAnnouncement>>),
@@ -116,6 +118,30 @@ pub enum ToWorker {
     Import(Box<Transfer>),
     /// Ended connections that such a worker has settled.
     Settled(Vec<u64>),
+    /// The businesses are these now.
+    Businesses(Arc<Vec<BusinessConfig>>),
+    /// The keys are these now.
+    Keys(Arc<TicketKeys>, Arc<dyn TokenVerifier>),
+}
+
+impl std::fmt::Debug for ToWorker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Keys are secrets, and the rest is large.
+        f.write_str(match self {
+            Self::Peers(_) => "Peers",
+            Self::Confirm(_) => "Confirm",
+            Self::Chunk { .. } => "Chunk",
+            Self::Pushes(..) => "Pushes",
+            Self::Groups(_) => "Groups",
+            Self::Outranked(_) => "Outranked",
+            Self::ConnectionsGone(_) => "ConnectionsGone",
+            Self::Export { .. } => "Export",
+            Self::Import(_) => "Import",
+            Self::Settled(_) => "Settled",
+            Self::Businesses(_) => "Businesses",
+            Self::Keys(..) => "Keys",
+        })
+    }
 }
 
 /// What a worker is made of.
@@ -134,6 +160,10 @@ pub struct WorkerConfig {
     pub from_hub: mpsc::Receiver<ToWorker>,
     /// How long requests in flight, and then events, may take when the sidecar leaves.
     pub drain_grace: Duration,
+    /// How long sessions may take to go on elsewhere, or to be over, when the gateway has gone before the sidecar.
+    pub end_grace: Duration,
+    /// How many sockets are held for a gateway; `None`: there is no custody.
+    pub held: Option<Arc<AtomicUsize>>,
     /// When to end, in order.
     pub drain: Drain,
     /// When to end at once: the sidecar itself is gone.
@@ -147,9 +177,12 @@ struct Worker {
     link: Option<Mailbox<StateBatch>>,
     /// Mailboxes by business and stream.
     streams: Vec<Vec<Option<Mailbox<FromAccess>>>>,
-    businesses: Vec<BusinessConfig>,
-    /// Until the gateway has said which instance this is: businesses are told it when they are dialled.
-    undialled: Option<StreamContext>,
+    /// What ends the streams of each business.
+    stops: Vec<CancellationToken>,
+    /// For the streams' tasks. Its dialler is empty until the gateway has said which instance this is: businesses are told it when
+    /// they are dialled.
+    context: StreamContext,
+    metrics: Metrics,
     to_hub: mpsc::Sender<FromWorker>,
     /// When the machine is told the time next, in microseconds.
     next_tick: u64,
@@ -162,6 +195,8 @@ struct Worker {
     owed: Vec<FromWorker>,
     leaving: Leaving,
     grace: Duration,
+    end_grace: Duration,
+    held: Option<Arc<AtomicUsize>>,
     /// Keeps the link's task from beginning a stream anew.
     leaving_link: CancellationToken,
     /// The stream that was last has ended.
@@ -204,16 +239,15 @@ impl Worker {
             events: stream_tx,
             metrics: config.shared.metrics.clone(),
         };
-        let streams = config.settings.businesses.iter();
-        let streams = streams.map(|business| (0..business.connections).map(|_| None).collect());
         let mut worker = Self {
             machine: Machine::new(config.settings.clone(), config.shared.clone()),
             number,
             start: Instant::now(),
             link: None,
-            streams: streams.collect(),
-            businesses: config.settings.businesses.clone(),
-            undialled: Some(context),
+            streams: Vec::new(),
+            stops: Vec::new(),
+            context,
+            metrics: config.shared.metrics.clone(),
             to_hub: config.to_hub,
             next_tick: 0,
             ticks: 0,
@@ -223,11 +257,14 @@ impl Worker {
             owed: Vec::new(),
             leaving: Leaving::No,
             grace: config.drain_grace,
+            end_grace: config.end_grace,
+            held: config.held,
             leaving_link,
             link_has_ended: true,
             unready: false,
             dialled: 0,
         };
+        worker.add_streams();
         let mut from_hub = config.from_hub;
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -298,12 +335,11 @@ impl Worker {
                 let policy = self.machine.policy();
                 self.machine.link.policy(policy);
                 self.link = Some(outgoing);
-                if let Some(context) = self.undialled.take() {
+                if self.context.dialler.is_empty() {
                     self.dialled = now.micros;
-                    self.dial(&StreamContext {
-                        dialler: format!("{}/{}", hello.instance, self.number),
-                        ..context
-                    });
+                    self.context.dialler = format!("{}/{}", hello.instance, self.number);
+                    let places: Vec<usize> = self.machine.places().collect();
+                    places.into_iter().for_each(|place| self.dial(place));
                 }
                 self.owed.push(FromWorker::Hello(hello));
             }
@@ -317,12 +353,41 @@ impl Worker {
         }
     }
 
-    fn dial(&self, context: &StreamContext) {
-        for (business, config) in self.businesses.iter().enumerate() {
-            for stream in 0..config.connections as usize {
-                let id = StreamId { business, stream };
-                tokio::spawn(business::keep(config.clone(), id, context.clone()));
-            }
+    fn dial(&self, business: usize) {
+        let config = self.machine.business_at(business);
+        for stream in 0..config.connections as usize {
+            let id = StreamId { business, stream };
+            let stop = self.stops[business].clone();
+            tokio::spawn(business::keep(config.clone(), id, self.context.clone(), stop));
+        }
+    }
+
+    /// Makes room for the streams of businesses that have come.
+    fn add_streams(&mut self) {
+        for business in self.streams.len()..self.machine.count_places() {
+            let count = self.machine.business_at(business).connections;
+            self.streams.push((0..count).map(|_| None).collect());
+            self.stops.push(CancellationToken::new());
+        }
+    }
+
+    fn set_businesses(&mut self, listed: &[BusinessConfig]) {
+        let places = self.machine.set_businesses(listed);
+        self.add_streams();
+        if !self.context.dialler.is_empty() {
+            places.into_iter().for_each(|place| self.dial(place));
+        }
+        if self.link.is_some() && !self.machine.is_quiesced() {
+            let policy = self.machine.policy();
+            self.machine.link.policy(policy);
+        }
+    }
+
+    /// Ends the streams of businesses that have nothing left to do, after what is in their mailboxes.
+    fn end_streams(&mut self) {
+        for place in self.machine.take_done_places() {
+            self.streams[place].clear();
+            self.stops[place].cancel();
         }
     }
 
@@ -354,6 +419,10 @@ impl Worker {
 
     fn stream(&mut self, id: StreamId, event: StreamEvent) {
         let StreamId { business, stream } = id;
+        if stream >= self.streams[business].len() {
+            // Its business is done with.
+            return;
+        }
         match event {
             StreamEvent::Up(outgoing) => {
                 self.streams[business][stream] = Some(outgoing);
@@ -405,6 +474,8 @@ impl Worker {
             }
             ToWorker::Import(transfer) => self.machine.import(*transfer, now),
             ToWorker::Settled(serials) => self.machine.settled_elsewhere(&serials),
+            ToWorker::Businesses(listed) => self.set_businesses(&listed),
+            ToWorker::Keys(tickets, tokens) => self.machine.set_keys(tickets, tokens),
         }
     }
 
@@ -415,6 +486,7 @@ impl Worker {
             return;
         }
         self.machine.tick(now);
+        self.end_streams();
         self.next_tick = now.micros + u64::from(TICK.subsec_micros());
         self.ticks += 1;
         if self.ticks % NOTE_TICKS == 1 {

@@ -2,8 +2,11 @@
 
 mod cost;
 mod custody;
+mod ending;
 mod handover;
 mod harness;
+mod reload;
+mod secure;
 
 use std::time::Duration;
 

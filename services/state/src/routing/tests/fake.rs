@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use imaccess_common::drain::Drain;
 use imaccess_common::identity::InstanceId;
+use imaccess_common::tls::{ClientTls, Connector, ServerTls};
 use imaccess_proto::v1::push_client::PushClient;
 use imaccess_proto::v1::route_feed_server::{RouteFeed, RouteFeedServer};
 use imaccess_proto::v1::{
@@ -19,10 +20,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::accepted::accepted;
 use crate::routing::feed::{FEED_CONNECTION_WINDOW, WINDOW};
 use crate::routing::{Member, MembersConfig, Routing, RoutingConfig};
 
@@ -130,6 +131,11 @@ pub(super) struct Sidecar {
 
 impl Sidecar {
     pub(super) async fn start(name: &str) -> Sidecar {
+        Sidecar::start_with(name, None).await
+    }
+
+    /// The same, with certificates if `tls` is given.
+    pub(super) async fn start_with(name: &str, tls: Option<ServerTls>) -> Sidecar {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (hand, streams) = mpsc::channel(1);
@@ -139,7 +145,7 @@ impl Sidecar {
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(FEED_CONNECTION_WINDOW)
             .add_service(RouteFeedServer::new(Feed { streams: hand }));
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = accepted(listener, tls);
         let server = tokio::spawn(async move {
             tokio::select! {
                 served = server.serve_with_incoming(incoming) => served.unwrap(),
@@ -304,8 +310,19 @@ async fn connect(push: SocketAddr) -> PushClient<Channel> {
     PushClient::connect(format!("http://{push}")).await.unwrap()
 }
 
+/// A client that knows and shows certificates.
+pub(super) async fn connect_by(
+    push: SocketAddr,
+    tls: ClientTls,
+) -> Result<PushClient<Channel>, tonic::transport::Error> {
+    let endpoint = Channel::from_shared(format!("http://{push}")).unwrap();
+    let channel = endpoint.connect_with_connector(Connector(tls)).await?;
+    Ok(PushClient::new(channel))
+}
+
 /// A replica that runs, and a client of its push API.
 pub(super) struct Replica {
+    pub(super) push_addr: SocketAddr,
     push: PushClient<Channel>,
     admin: SocketAddr,
     drain: Drain,
@@ -315,6 +332,11 @@ pub(super) struct Replica {
 
 impl Replica {
     pub(super) async fn start(config: RoutingConfig) -> Replica {
+        Replica::start_with(config, None).await
+    }
+
+    /// The same; its push API is dialled by `tls`, if that is given.
+    pub(super) async fn start_with(config: RoutingConfig, tls: Option<ClientTls>) -> Replica {
         let routing = Routing::bind(config).await.unwrap();
         let (push, admin) = (routing.push_addr(), routing.admin_addr());
         let drain = Drain::new(DRAIN);
@@ -323,8 +345,13 @@ impl Replica {
             routing.run(until).await.unwrap();
             Duration::ZERO
         });
+        let client = match tls {
+            None => connect(push).await,
+            Some(tls) => connect_by(push, tls).await.unwrap(),
+        };
         Replica {
-            push: connect(push).await,
+            push_addr: push,
+            push: client,
             admin,
             drain,
             running,
@@ -355,6 +382,7 @@ impl Replica {
         let (push, admin) = told.await.unwrap();
         let running = tokio::spawn(async move { ended.await.unwrap() });
         Replica {
+            push_addr: push,
             push: connect(push).await,
             admin,
             drain,

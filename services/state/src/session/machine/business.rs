@@ -31,10 +31,24 @@ const MAX_UNDELIVERED: usize = 65_536;
 /// Longest payload that fits a reply frame with its fixed and tagged fields.
 const MAX_REPLY_PAYLOAD: usize = MAX_BODY - 64;
 
+/// Where a business is in its life here; see `reload`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    /// Requests and events are for it.
+    Serving,
+    /// Its successor isn't there yet: requests still go here.
+    Replaced,
+    /// It finishes what it has.
+    Retiring,
+    /// Nothing is left of it.
+    Done,
+}
+
 /// One business as a worker sees it.
 #[derive(Debug)]
 pub(super) struct Business {
     pub(super) config: BusinessConfig,
+    pub(super) life: Life,
     pub(super) metrics: BusinessMetrics,
     /// Requests without an answer.
     pub(super) in_flight: u32,
@@ -99,12 +113,23 @@ impl Business {
         let streams = (0..config.connections).map(|_| Stream::default()).collect();
         Self {
             config,
+            life: Life::Serving,
             metrics,
             in_flight: 0,
             events: Backlog::new(backlog_bytes),
             streams,
             next: 0,
         }
+    }
+
+    /// Whether it can be asked.
+    pub(super) fn is_up(&self) -> bool {
+        self.streams.iter().any(|stream| stream.up)
+    }
+
+    /// Its events, for the one that takes its place.
+    pub(super) fn take_events(&mut self, backlog_bytes: usize) -> Backlog {
+        std::mem::replace(&mut self.events, Backlog::new(backlog_bytes))
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -168,6 +193,7 @@ impl Business {
 impl Machine {
     /// A stream to a business is open. Events go over its first one, from the first unacknowledged.
     pub fn stream_up(&mut self, business: usize, stream: usize) {
+        self.succeeded(business);
         let business = &mut self.businesses[business];
         business.streams[stream].up = true;
         if stream == 0 {

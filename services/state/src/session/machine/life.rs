@@ -6,6 +6,7 @@ use imaccess_proto::v1::EventKind;
 use imaccess_wire::Code;
 
 use super::Machine;
+use super::business::Life;
 use crate::session::Now;
 use crate::session::record::Phase;
 use crate::session::table::Key;
@@ -151,7 +152,7 @@ impl Machine {
         for business in self
             .businesses
             .iter_mut()
-            .filter(|business| business.config.events)
+            .filter(|business| business.config.events && business.life == Life::Serving)
         {
             business.events.add(kind, record, record.reason, now.unix_ms);
             business.note_events();

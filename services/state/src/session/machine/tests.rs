@@ -1,7 +1,9 @@
 //! A machine and everyone around it, in virtual time: random schedules of logins, losses, requests, replies, breaks
 //! and restarts, checked against what must hold whatever happens.
 
+mod ending;
 mod handover;
+mod reload;
 mod schedules;
 
 use std::collections::{BTreeMap, HashMap};

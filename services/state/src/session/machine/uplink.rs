@@ -231,6 +231,7 @@ impl Machine {
     }
 
     fn send(&mut self, key: Key, handle: u64, frame: &Bytes, send: &Send<'_>) {
+        let index = self.business_index(send.business);
         let Some(record) = self.table.get_mut(key) else {
             return;
         };
@@ -241,11 +242,7 @@ impl Machine {
             Sight::Again => return self.link.accepted(handle, message_id, Code::Ok, 0),
             Sight::TooOld => return self.link.accepted(handle, message_id, Code::AlreadyAnswered, 0),
         }
-        let code = match self
-            .businesses
-            .iter_mut()
-            .find(|business| business.config.id == send.business)
-        {
+        let code = match index.map(|index| &mut self.businesses[index]) {
             None => Code::BusinessUnknown,
             Some(business) => match business.choose_stream() {
                 None => Code::BusinessUnavailable,

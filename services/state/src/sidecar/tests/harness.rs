@@ -26,6 +26,7 @@ use tempfile::TempDir;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status, Streaming};
 
 use crate::sidecar::{RoutingMode, Sidecar, SidecarConfig, TicketKeyConfig, TokenKeyConfig};
@@ -206,6 +207,11 @@ impl LinkStream {
         rest
     }
 
+    /// The next policy.
+    pub(super) async fn policy(&mut self) -> imaccess_proto::v1::LinkPolicy {
+        self.find(|batch| batch.policy.take()).await
+    }
+
     /// Drops what was received.
     pub(super) fn forget(&mut self) {
         self.seen.clear();
@@ -370,24 +376,24 @@ impl ServeStream {
 
     /// Answers requests with their own payload for ever, and acknowledges events.
     pub(super) fn echo(mut self) {
-        tokio::spawn(async move {
-            while let Ok(Some(message)) = self.from_access.message().await {
-                let replies = message.requests.into_iter().filter(|request| request.id != 0);
-                let replies = replies.map(|request| BusinessReply {
-                    id: request.id,
-                    payload: request.payload,
-                    ..BusinessReply::default()
-                });
-                let event_ack = message.events.last().map_or(0, |event| event.sequence);
-                let answer = FromBusiness {
-                    replies: replies.collect(),
-                    event_ack,
-                };
-                if self.to_access.send(Ok(answer)).await.is_err() {
-                    return;
-                }
-            }
+        tokio::spawn(async move { while self.echo_one().await.is_some() {} });
+    }
+
+    /// Answers one batch like that; `None` at the end of the stream.
+    pub(super) async fn echo_one(&mut self) -> Option<()> {
+        let message = self.from_access.message().await.ok()??;
+        let replies = message.requests.into_iter().filter(|request| request.id != 0);
+        let replies = replies.map(|request| BusinessReply {
+            id: request.id,
+            payload: request.payload,
+            ..BusinessReply::default()
         });
+        let event_ack = message.events.last().map_or(0, |event| event.sequence);
+        let answer = FromBusiness {
+            replies: replies.collect(),
+            event_ack,
+        };
+        self.to_access.send(Ok(answer)).await.ok()
     }
 }
 
@@ -401,9 +407,14 @@ pub(super) struct Replica {
 
 impl Replica {
     pub(super) async fn follow(address: SocketAddr) -> Replica {
-        let mut client = RouteFeedClient::connect(format!("http://{address}"))
-            .await
-            .unwrap();
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let channel = endpoint.connect().await.unwrap();
+        Replica::follow_on(channel).await.unwrap()
+    }
+
+    /// The same on a connection that is there, unless it is refused.
+    pub(super) async fn follow_on(channel: Channel) -> Result<Replica, Status> {
+        let mut client = RouteFeedClient::new(channel);
         let (to_sidecar, outgoing) = mpsc::channel(64);
         let hello = RoutingHello {
             cluster: CLUSTER.to_owned(),
@@ -416,15 +427,11 @@ impl Replica {
             })
             .await
             .unwrap();
-        let from_sidecar = client
-            .follow(ReceiverStream::new(outgoing))
-            .await
-            .unwrap()
-            .into_inner();
-        Replica {
+        let from_sidecar = client.follow(ReceiverStream::new(outgoing)).await?.into_inner();
+        Ok(Replica {
             to_sidecar,
             from_sidecar,
-        }
+        })
     }
 
     pub(super) async fn next(&mut self) -> FromSidecar {

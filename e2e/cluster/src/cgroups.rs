@@ -1,0 +1,105 @@
+//! Control groups of the nodes: one per node in every hierarchy, or two kubelets would remove each other's pods.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::layout::{Layout, NODES};
+use crate::wait::until;
+
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// Makes a group for each node.
+pub(crate) fn make(layout: &Layout) -> Result<()> {
+    let parent = layout.cgroup();
+    for hierarchy in hierarchies() {
+        let group = hierarchy.join(&parent);
+        create(&group)?;
+        for node in &NODES {
+            create(&group.join(node.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// All processes of a node's pods, as pids of the reader's namespace.
+pub(crate) fn processes(layout: &Layout, node: &str) -> Vec<i32> {
+    let mut pids = Vec::new();
+    for hierarchy in hierarchies() {
+        collect(&hierarchy.join(layout.cgroup()).join(node), &mut pids);
+    }
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}
+
+/// Removes the groups; their processes must have ended, which the kernel notices a little later.
+pub(crate) fn remove(layout: &Layout) -> Result<()> {
+    for hierarchy in hierarchies() {
+        let group = hierarchy.join(layout.cgroup());
+        until("control groups are empty", Duration::from_secs(10), || {
+            remove_tree(&group).map_err(|error| format!("{}: {error}", group.display()))
+        })?;
+    }
+    Ok(())
+}
+
+/// Every controller's directory on version 1, the root on version 2.
+fn hierarchies() -> Vec<PathBuf> {
+    if Path::new(ROOT).join("cgroup.controllers").exists() {
+        return vec![ROOT.into()];
+    }
+    let entries = fs::read_dir(ROOT).into_iter().flatten().flatten();
+    let mut hierarchies: Vec<_> = entries
+        .map(|entry| entry.path())
+        // `cpu,cpuacct` may be there once more under the name of each; a second `mkdir` of the same does no harm.
+        .filter(|path| path.join("cgroup.procs").exists())
+        .collect();
+    hierarchies.sort();
+    hierarchies
+}
+
+fn create(group: &Path) -> Result<()> {
+    fs::create_dir_all(group).with_context(|| format!("cannot create {}", group.display()))?;
+    let parent = group.parent().unwrap_or_else(|| Path::new(ROOT));
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        // Version 1 starts a group without processors and memory, and nothing can run in it until it has some.
+        if parent.join("cpuset.cpus").exists() && !Path::new(ROOT).join("cgroup.controllers").exists() {
+            let value = fs::read(parent.join(file)).with_context(|| format!("{}", parent.display()))?;
+            fs::write(group.join(file), value).with_context(|| format!("{}", group.display()))?;
+        }
+    }
+    if group.join("cgroup.subtree_control").exists() {
+        for controller in ["cpu", "cpuset", "memory", "pids", "io", "hugetlb"] {
+            // What the machine hasn't isn't there below either; the kubelet says what it misses.
+            let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
+            let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+    }
+    Ok(())
+}
+
+fn collect(group: &Path, pids: &mut Vec<i32>) {
+    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            collect(&entry.path(), pids);
+        }
+    }
+}
+
+/// Groups are removed from the leaves up; the files in them go with them.
+fn remove_tree(group: &Path) -> std::io::Result<()> {
+    if !group.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(group)?.flatten() {
+        if entry.path().is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    fs::remove_dir(group)
+}

@@ -1,0 +1,104 @@
+//! How a pod ends, from its deletion until it is gone.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use futures_util::TryStreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, WatchEvent, WatchParams};
+use tokio::time::{Instant, timeout};
+
+use super::Namespace;
+
+/// What was seen of a pod's end.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// When its deletion was seen.
+    pub begun: Instant,
+    /// From then until it was gone.
+    pub took: Duration,
+    /// The time that it had.
+    pub grace: Duration,
+    /// By container, with which status it ended; one that was still running when it was seen last isn't here.
+    pub exits: BTreeMap<String, i32>,
+    /// Containers that it had.
+    pub containers: usize,
+}
+
+impl Namespace {
+    /// Watches a pod until it is gone. The watch begins at once, so that nothing of the end is missed.
+    ///
+    /// # Errors
+    /// When it isn't gone within the deadline, or the watch breaks.
+    pub async fn ending(&self, pod: &str, deadline: Duration) -> Result<Ending> {
+        timeout(deadline, watch(self.api(), pod))
+            .await
+            .with_context(|| format!("the pod {pod} isn't gone within {deadline:?}"))?
+    }
+}
+
+async fn watch(api: Api<Pod>, name: &str) -> Result<Ending> {
+    // The server ends a watch by itself after this time; it is the longest that clients may ask for.
+    let parameters = WatchParams::default()
+        .fields(&format!("metadata.name={name}"))
+        .timeout(290);
+    let mut begun = None;
+    let mut last: Option<Pod> = None;
+    let mut events = pin!(api.watch(&parameters, "0").await.context("a watch of the pod")?);
+    while let Some(event) = events.try_next().await.context("the watch broke")? {
+        match event {
+            WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
+                if pod.metadata.deletion_timestamp.is_some() {
+                    begun.get_or_insert_with(Instant::now);
+                }
+                last = Some(pod);
+            }
+            WatchEvent::Deleted(pod) => {
+                let begun = begun.unwrap_or_else(Instant::now);
+                return Ok(ending(&pod, last.as_ref(), begun));
+            }
+            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Error(status) => bail!("the watch of {name} ended: {status:?}"),
+        }
+    }
+    bail!("the watch of {name} ended")
+}
+
+fn ending(pod: &Pod, before: Option<&Pod>, begun: Instant) -> Ending {
+    let mut exits = BTreeMap::new();
+    for pod in before.into_iter().chain([pod]) {
+        let status = pod.status.iter();
+        let containers = status.flat_map(|status| {
+            let (first, then) = (&status.init_container_statuses, &status.container_statuses);
+            first.iter().chain(then).flatten()
+        });
+        for container in containers {
+            let ended = container
+                .state
+                .as_ref()
+                .and_then(|state| state.terminated.as_ref());
+            if let Some(ended) = ended {
+                exits.insert(container.name.clone(), ended.exit_code);
+            }
+        }
+    }
+    let spec = pod.spec.as_ref();
+    let grace = pod
+        .metadata
+        .deletion_grace_period_seconds
+        .filter(|seconds| *seconds > 0)
+        .or_else(|| spec.and_then(|spec| spec.termination_grace_period_seconds))
+        .unwrap_or_default();
+    let containers = spec.map_or(0, |spec| {
+        spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len)
+    });
+    Ending {
+        begun,
+        took: begun.elapsed(),
+        grace: Duration::from_secs(u64::try_from(grace).unwrap_or_default()),
+        exits,
+        containers,
+    }
+}
