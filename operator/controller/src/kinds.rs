@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(resource(Kind::Deployment).api_version, "apps/v1");
         for kind in ALL {
             let resource = resource(kind);
-            assert!(resource.plural.starts_with(&resource.kind.to_lowercase()[..5]));
+            assert!(resource.plural.starts_with(&resource.kind.to_lowercase()[..4]));
         }
     }
 }

@@ -40,8 +40,10 @@ pub(crate) type Answer = (u16, Value);
 #[derive(Clone)]
 pub(crate) struct Server {
     asked: Arc<Mutex<Vec<Asked>>>,
-    answer: Arc<dyn Fn(&Asked) -> Option<Answer> + Send + Sync>,
+    answer: Arc<Answerer>,
 }
+
+type Answerer = dyn Fn(&Asked) -> Option<Answer> + Send + Sync;
 
 impl Server {
     /// Answers by `answer`; where that has none: lists are empty, nothing else is there, a watch never brings anything, and a
@@ -122,12 +124,12 @@ fn usual(asked: &Asked) -> Answer {
     if named {
         failure(404, "NotFound", "it isn't there")
     } else {
-        list(vec![])
+        list(&[])
     }
 }
 
 /// A list of `items`.
-pub(crate) fn list(items: Vec<Value>) -> Answer {
+pub(crate) fn list(items: &[Value]) -> Answer {
     (
         200,
         json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"}, "items": items}),

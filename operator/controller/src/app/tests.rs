@@ -43,7 +43,7 @@ fn three() -> Server {
     };
     Server::new(move |asked| {
         if is_list(asked) {
-            return Some(list(["bad", "broken", "good"].map(object).to_vec()));
+            return Some(list(&["bad", "broken", "good"].map(object)));
         }
         let name = asked.path.rsplit('/').next()?;
         (asked.method == Method::GET && asked.path.contains("/imaccessclusters/"))
@@ -125,7 +125,9 @@ async fn a_follower_writes_nothing_and_a_leader_that_lost_ceases() {
     running.lead.send_replace(true);
     until(|| status_of(&server, "good")).await;
     running.lead.send_replace(false);
-    // Leading again begins with a look at everything, so the former watches have ended.
+    // The watches hold the passes: when they have ended nobody but the operator does.
+    until(|| Arc::strong_count(&running.operator.passes) == 1).await;
+    // Leading again begins with a look at everything.
     let written = server.writes().len();
     running.lead.send_replace(true);
     until(|| server.writes().len() > written).await;
@@ -143,7 +145,7 @@ async fn with_namespaces_nothing_is_asked_of_the_whole_cluster() {
             counted.fetch_add(1, Ordering::SeqCst);
         }
         (is_list(asked) && asked.path.contains("/default/"))
-            .then(|| list(vec![serde_json::to_value(cluster("good")).unwrap()]))
+            .then(|| list(&[serde_json::to_value(cluster("good")).unwrap()]))
             .or_else(|| {
                 asked
                     .is(&Method::GET, "/imaccessclusters/good")

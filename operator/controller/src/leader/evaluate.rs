@@ -173,8 +173,9 @@ mod tests {
         let wait = |until| Verdict::Wait {
             until: seconds(until),
         };
+        type Sights<'a> = &'a [(Option<Record>, u64)];
         // What was seen when, asked when, the answer.
-        let table: [(&[(Option<Record>, u64)], u64, Verdict); 9] = [
+        let table: [(Sights<'_>, u64, Verdict); 9] = [
             (&[], 0, Verdict::Create),
             (&[(None, 5)], 5, Verdict::Create),
             (&[(Some(record("", 1)), 5)], 5, Verdict::Take),

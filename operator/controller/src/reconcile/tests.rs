@@ -249,11 +249,11 @@ async fn the_plan_sees_what_there_is_and_no_secret() {
     let server = with_demo(|asked| {
         let owner = json!([{"apiVersion": "imaccess.io/v1alpha1", "kind": "ImAccessCluster", "name": "demo", "uid": "uid-of-demo", "controller": true}]);
         match asked.path.rsplit('/').next() {
-            Some("secrets") => Some(crate::testing::list(vec![json!({
+            Some("secrets") => Some(crate::testing::list(&[json!({
                 "metadata": {"name": "demo-tickets", "namespace": "default", "ownerReferences": owner},
                 "data": {"tickets": "aHVzaA=="},
             })])),
-            Some("services") => Some(crate::testing::list(vec![json!({
+            Some("services") => Some(crate::testing::list(&[json!({
                 "metadata": {"name": "demo-state", "namespace": "default", "managedFields": []},
             })])),
             _ => None,
