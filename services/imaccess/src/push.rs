@@ -75,7 +75,7 @@ async fn push(arguments: PushArgs) -> anyhow::Result<ExitCode> {
         let sent = client
             .push_group(access.request(request))
             .await
-            .map_err(|status| refused(&status))?
+            .map_err(|status| refused(&status, &access))?
             .into_inner();
         terminal::line(&format!(
             "{group}: push {} sent to {} gateway(s)",
@@ -100,7 +100,7 @@ async fn push(arguments: PushArgs) -> anyhow::Result<ExitCode> {
     let answer = client
         .push_devices(access.request(request))
         .await
-        .map_err(|status| refused(&status))?
+        .map_err(|status| refused(&status, &access))?
         .into_inner();
     let outcomes: Vec<Outcome> = answer.outcomes().collect();
     for (device, outcome) in devices.iter().zip(&outcomes) {
@@ -128,7 +128,7 @@ async fn client(url: &str, access: &Access) -> anyhow::Result<PushClient<Channel
         None => endpoint.connect().await,
     };
     if let Err(error) = &channel
-        && let Some(hint) = access::hint(error)
+        && let Some(hint) = access.hint(error)
     {
         return Err(anyhow!("can't push to {url}: {hint} ({})", innermost(error))).or_exit(FAILED);
     }
@@ -141,10 +141,9 @@ async fn client(url: &str, access: &Access) -> anyhow::Result<PushClient<Channel
     Ok(PushClient::new(channel))
 }
 
-fn refused(status: &Status) -> anyhow::Error {
-    if let Some(hint) = access::hint(status) {
-        // With TLS 1.3 a server judges a certificate after the client believes to be connected.
-        let error = anyhow!("the push API ended the connection: {hint}");
+fn refused(status: &Status, access: &Access) -> anyhow::Error {
+    if let Some(hint) = access.hint_of_call(status) {
+        let error = anyhow!("the push API ended the connection without an answer: {hint}");
         return Err::<(), _>(error)
             .or_exit(FAILED)
             .expect_err("it was made of an error");

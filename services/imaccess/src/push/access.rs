@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
 use imaccess_common::tls::{ClientTls, Failure};
-use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Uri;
+use tonic::{Code, Request, Status};
 
 use crate::exit::{USAGE, WithStatus};
 
@@ -37,6 +37,7 @@ pub(super) struct Access {
     /// How to dial; `None`: in plain.
     pub(super) tls: Option<ClientTls>,
     token: Option<MetadataValue<Ascii>>,
+    shows_certificate: bool,
 }
 
 impl AccessArgs {
@@ -54,6 +55,7 @@ impl AccessArgs {
             return Ok(Access {
                 tls: None,
                 token: None,
+                shows_certificate: false,
             });
         }
         let authority = self
@@ -80,6 +82,7 @@ impl AccessArgs {
         Ok(Access {
             tls: Some(tls),
             token: token.transpose().or_exit(USAGE)?,
+            shows_certificate: own.is_some(),
         })
     }
 }
@@ -95,27 +98,53 @@ impl Access {
     }
 }
 
-/// What to do about a TLS handshake that failed, if that is what happened.
-pub(super) fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(fault) = error.downcast_ref::<io::Error>() {
-            return match Failure::of(fault) {
-                Failure::UnknownAuthority => {
-                    Some("its certificate is of no authority in --tls-ca; take the cluster's ca.crt")
-                }
-                Failure::WrongName => Some(
-                    "its certificate has another name; push to the name that it has, or say which one to expect by --tls-name",
-                ),
-                Failure::Expired => Some("its certificate has expired, or this machine's clock is wrong"),
-                Failure::RefusedByPeer => Some(
-                    "it doesn't accept the certificate of --tls-cert; take one that the cluster's authority issued",
-                ),
-                Failure::NotTls => Some("it doesn't speak TLS; its address begins with http://"),
-                _ => None,
-            };
+/// What to do when the other side takes none of this side's certificates. It judges them after this side believes to be
+/// connected (TLS 1.3), and what it says may be lost with the connection.
+const NOT_ACCEPTED: &str = "it doesn't accept the certificate of --tls-cert, most likely; take one that the cluster's authority issued";
+
+impl Access {
+    /// What to do about a connection that failed, if more can be said than that.
+    pub(super) fn hint(&self, error: &(dyn Error + 'static)) -> Option<&'static str> {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if let Some(fault) = error.downcast_ref::<io::Error>() {
+                return self.hint_of(fault);
+            }
+            cause = error.source();
         }
-        cause = error.source();
+        None
     }
-    None
+
+    fn hint_of(&self, fault: &io::Error) -> Option<&'static str> {
+        match Failure::of(fault) {
+            Failure::UnknownAuthority => {
+                Some("its certificate is of no authority in --tls-ca; take the cluster's ca.crt")
+            }
+            Failure::WrongName => Some(
+                "its certificate has another name; push to the name that it has, or say which one to expect by --tls-name",
+            ),
+            Failure::Expired => Some("its certificate has expired, or this machine's clock is wrong"),
+            Failure::NotTls => Some("it doesn't speak TLS; its address begins with http://"),
+            Failure::RefusedByPeer => Some(NOT_ACCEPTED),
+            _ => {
+                let cut = matches!(
+                    fault.kind(),
+                    io::ErrorKind::BrokenPipe
+                        | io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::UnexpectedEof
+                        // The HTTP/2 library keeps of an alert its text alone.
+                        | io::ErrorKind::InvalidData
+                );
+                (self.shows_certificate && cut).then_some(NOT_ACCEPTED)
+            }
+        }
+    }
+
+    /// The same for a call: one that failed here, without an answer.
+    pub(super) fn hint_of_call(&self, status: &Status) -> Option<&'static str> {
+        let cause = status.source()?;
+        // What tonic calls unknown is a connection that broke before an answer; an outage, or no answer in time, it names.
+        let cut = self.shows_certificate && status.code() == Code::Unknown;
+        self.hint(cause).or_else(|| cut.then_some(NOT_ACCEPTED))
+    }
 }

@@ -106,7 +106,7 @@ async fn a_secured_push_api_is_pushed_to_with_its_certificates() {
             client
                 .push_group(access.request(group))
                 .await
-                .map_err(|status| refused(&status))
+                .map_err(|status| refused(&status, &access))
         };
         pushed.await.map(drop).map_err(|error| format!("{error:#}"))
     };
