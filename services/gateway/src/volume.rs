@@ -55,9 +55,14 @@ pub(crate) async fn lock(directory: &Path, patience: Duration) -> io::Result<Loc
     }
 }
 
+/// Makes the directory, for this user alone. One that is somebody else's, as a volume is the kubelet's, keeps its mode: what is
+/// made in it is for this user alone.
 fn make(directory: &Path) -> io::Result<()> {
     fs::create_dir_all(directory)?;
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
+    match fs::set_permissions(directory, fs::Permissions::from_mode(0o700)) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        result => result,
+    }
 }
 
 /// Reads and advances the volume's files, and makes the directory if it isn't there.
