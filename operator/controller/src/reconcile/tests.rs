@@ -23,7 +23,7 @@ fn with_demo(answer: impl Fn(&Asked) -> Option<Answer> + Send + Sync + 'static) 
     })
 }
 
-fn passes(server: &Server, planner: Planner) -> Arc<Passes> {
+pub(super) fn passes(server: &Server, planner: Planner) -> Arc<Passes> {
     passes_by(server.client(), metrics(), planner)
 }
 
@@ -51,7 +51,7 @@ fn demo() -> Arc<Guarded> {
     Arc::new(DeserializeGuard(Ok(cluster("demo"))))
 }
 
-async fn pass(passes: &Arc<Passes>) -> Result<Action, Error> {
+pub(super) async fn pass(passes: &Arc<Passes>) -> Result<Action, Error> {
     Arc::clone(passes).pass(demo()).await
 }
 
