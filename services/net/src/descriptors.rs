@@ -98,7 +98,7 @@ impl DescriptorSocket {
     /// # Errors
     /// The kernel's.
     pub fn peer_uid(&self) -> io::Result<u32> {
-        Ok(rustix::net::sockopt::socket_peercred(&self.fd)?.uid.as_raw())
+        crate::kernel_counts::peer_user(self.fd.as_fd())
     }
 
     /// Sends one packet, whole. The descriptors stay the caller's too.

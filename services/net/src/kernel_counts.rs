@@ -208,6 +208,35 @@ fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<u64> {
     u64::try_from(bytes).map_err(|_| io::Error::other("SIOCOUTQ is negative"))
 }
 
+/// The user of the process at the other end of a Unix socket.
+///
+/// rustix has this call, but takes the process id for a number that is never 0. It is 0 where the peer is in another PID
+/// namespace, as between two containers of a pod, and rustix's answer is an error then (1.1.6).
+#[expect(unsafe_code, reason = "rustix fails for a peer of another PID namespace")]
+pub(crate) fn peer_user(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: libc::uid_t::MAX,
+        gid: libc::gid_t::MAX,
+    };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the descriptor is open as long as it is borrowed; `peer` is `len` bytes of plain integers, valid whatever is
+    // written there; the kernel writes at most `len` bytes and the new length into `len`, and keeps neither pointer.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(peer.uid)
+}
+
 /// Tries the formulas. `Ok(None)`, as well as an error: they don't hold.
 fn self_test() -> io::Result<Option<Constants>> {
     let fresh = |pair: &Pair| raw_counts(pair.accepted.as_fd());
