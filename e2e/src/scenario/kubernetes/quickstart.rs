@@ -1,18 +1,19 @@
 //! From nothing to serving, by what README says: the chart, an example, and a device outside the pods that calls and is pushed to.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use imaccess_operator_api::names::{Identity, Part};
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::process::Command;
+use tokio::time::{Instant, timeout};
 
-use super::drain::ECHO;
 use crate::command::{self, Session};
 use crate::kubernetes::release::{kubectl, kubectl_with, merge};
-use crate::kubernetes::{Kubernetes, with_kubernetes};
+use crate::kubernetes::{Installation, Kubernetes, with_kubernetes};
 use crate::report::{Report, Size};
-use crate::wait::Seen;
-use crate::wait::wait_until;
+use crate::wait::{Seen, wait_until};
 
 /// What README tells people, and what is done here.
 const INSTALL: &str = "helm install imaccess charts/imaccess";
