@@ -41,7 +41,7 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
                 !is_ready(&cluster.get().await?),
                 "{name} was finished before the kill"
             );
-            kill(kubernetes, &stage).await?;
+            kill(kubernetes, &victims).await?;
             kills += 1;
             cluster
                 .ready_within(kubernetes, FINISHED)
