@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use imaccess_operator_api::ImAccessCluster;
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1 as core;
-use kube::api::{Api, DeleteParams, ObjectMeta, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::{Client, Resource};
 
 use super::{Kubernetes, objects};
@@ -92,7 +94,25 @@ impl Namespace {
     }
 }
 
+/// What a namespace's pods are made by, and the pods without their grace: Kubernetes looks at a namespace again only after half
+/// the grace of the pods that it found there, which are minutes for gateways.
+async fn empty(client: &Client, name: &str) -> kube::Result<()> {
+    let (all, gone) = (ListParams::default(), DeleteParams::background());
+    let clusters: Api<ImAccessCluster> = Api::namespaced(client.clone(), name);
+    clusters.delete_collection(&gone, &all).await?;
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), name);
+    deployments.delete_collection(&gone, &all).await?;
+    let sets: Api<ReplicaSet> = Api::namespaced(client.clone(), name);
+    sets.delete_collection(&gone, &all).await?;
+    let pods: Api<core::Pod> = Api::namespaced(client.clone(), name);
+    pods.delete_collection(&gone.grace_period(0), &all).await?;
+    Ok(())
+}
+
 pub(super) async fn begin_delete(client: &Client, name: &str) -> Result<()> {
+    empty(client, name)
+        .await
+        .with_context(|| format!("cannot empty the namespace {name}"))?;
     let api: Api<core::Namespace> = Api::all(client.clone());
     match api.delete(name, &DeleteParams::background()).await {
         Ok(_) => Ok(()),

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use imaccess_cluster::Layout;
 
+use crate::e2e::Cluster;
 use crate::programs;
 use crate::workspace::{Workspace, status, succeed};
 
@@ -41,7 +43,25 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         "imaccess-e2e",
         "--bins",
     ]))?;
-    let mut command = workspace.command(workspace.binary("accept"), options.name.as_deref());
+    // What needs a Kubernetes cluster gets one, and it stays for the next: `cargo xtask cluster down` ends it.
+    let on_kubernetes = !options.list
+        && options
+            .name
+            .as_deref()
+            .is_some_and(|name| name.starts_with("k8s-"));
+    let layout = Layout::new(&workspace.target);
+    let cluster = on_kubernetes
+        .then(|| Cluster::find_or_create(workspace, &layout))
+        .transpose()?;
+    let mut command = match &cluster {
+        Some(cluster) => cluster.command(&workspace.binary("accept")),
+        None => workspace.command(workspace.binary("accept"), [] as [&str; 0]),
+    };
+    command.args(options.name.as_deref());
+    if let Some(cluster) = &cluster {
+        cluster.load(workspace, &layout)?;
+        cluster.environment(workspace, &layout, &mut command)?;
+    }
     command.env("IMACCESS_BINARY", workspace.binary("imaccess"));
     command.env("IMACCESS_WORKSPACE", &workspace.root);
     if options.list {

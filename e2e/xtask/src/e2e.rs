@@ -135,6 +135,19 @@ impl Cluster {
         }
     }
 
+    /// Starts a program where clients of the cluster stand.
+    pub(crate) fn command(&self, program: &Path) -> Command {
+        match self {
+            Self::Given | Self::Kind => Command::new(program),
+            Self::Local { record, .. } => {
+                let mut words = outside(record).into_iter();
+                let mut command = Command::new(words.next().unwrap_or_default());
+                command.args(words).arg(program);
+                command
+            }
+        }
+    }
+
     /// What the tests read: see CONTRIBUTING.md.
     pub(crate) fn environment(
         &self,
