@@ -105,7 +105,7 @@ pub async fn with_kubernetes<T>(
     let cleaned = kubernetes.clean().await;
     match (outcome, cleaned) {
         (Ok(found), Ok(())) => Ok(found),
-        (Ok(_), Err(error)) => Err(error.context("after the scenario, which passed")),
+        (Ok(_), Err(error)) => Err(error.context("after the scenario, which went to its end")),
         (Err(error), Ok(())) => Err(error),
         (Err(error), Err(left)) => {
             eprintln!("and then: {left:#}");

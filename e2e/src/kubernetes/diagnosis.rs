@@ -61,6 +61,9 @@ pub async fn of(client: &Client, namespace: &str) -> String {
                 let Ok(log) = log(&pods, &name, &container, Some(LINES), previous).await else {
                     continue;
                 };
+                if log.is_empty() {
+                    continue;
+                }
                 let which = if previous { ", the one before" } else { "" };
                 let _ = writeln!(text, "  {container}{which}:");
                 for line in log.lines() {

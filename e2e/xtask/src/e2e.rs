@@ -40,16 +40,15 @@ pub(crate) enum Cluster {
 /// Prepares, runs the tests, and ends the cluster if this run created it.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let layout = Layout::new(&workspace.target);
+    succeed(&mut workspace.cargo(["build", "--release", "-p", "imaccess"]))?;
+    let names = test_programs(workspace)?;
     let cluster = Cluster::find_or_create(workspace, &layout)?;
-    let outcome = succeed(&mut workspace.cargo(["build", "--release", "--quiet", "-p", "imaccess"]))
-        .and_then(|()| cluster.load(workspace, &layout))
-        .and_then(|()| {
-            let names = test_programs(workspace)?;
-            let mut command = workspace.cargo(["test", "--release", "-p", "imaccess-e2e"]);
-            arguments(&mut command, &names, options.filter.as_deref());
-            cluster.environment(workspace, &layout, &mut command)?;
-            status(&mut command)
-        });
+    let outcome = cluster.load(workspace, &layout).and_then(|()| {
+        let mut command = workspace.cargo(["test", "--release", "-p", "imaccess-e2e"]);
+        arguments(&mut command, &names, options.filter.as_deref());
+        cluster.environment(workspace, &layout, &mut command)?;
+        status(&mut command)
+    });
     if !options.keep {
         cluster.end(&layout)?;
     }

@@ -71,6 +71,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "imaccess-sdk",
             "imaccess-bench",
             "imaccess-operator-api",
+            "imaccess-operator-plan",
             "imaccess-operator-controller",
         ],
     ),

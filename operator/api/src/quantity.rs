@@ -85,6 +85,8 @@ impl JsonSchema for Quantity {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "x-kubernetes-int-or-string": true,
+            // The pattern is for text alone.
+            "minimum": 0,
             "pattern": PATTERN,
         })
     }

@@ -60,6 +60,8 @@ async fn check(kubernetes: &Kubernetes, mut report: Report) -> Result<Report> {
         }
     }
     for (number, text) in wrong.iter().enumerate() {
+        // What fails later would take the report with it.
+        println!("{text}");
         report.figure(&format!("wrong_{number:02}"), text.as_str());
     }
     report.exactly("documents_refused", count(wrong.len() as u64), 0.0);
@@ -121,6 +123,8 @@ async fn render(kubernetes: &Kubernetes, namespace: &Namespace, values: &Value) 
     std::fs::write(&file, serde_json::to_vec(values)?)?;
     let chart = kubernetes.chart().to_string_lossy().into_owned();
     let file = file.to_string_lossy().into_owned();
+    // helm doesn't ask the server: one built from its module believes in Kubernetes 1.20.
+    let version = kubernetes.client.apiserver_version().await?.git_version;
     let arguments = [
         "template",
         &namespace.name,
@@ -131,6 +135,8 @@ async fn render(kubernetes: &Kubernetes, namespace: &Namespace, values: &Value) 
         &file,
         "--api-versions",
         "monitoring.coreos.com/v1",
+        "--kube-version",
+        &version,
     ];
     let text = helm(&kubernetes.environment, &arguments).await?;
     objects::documents(&text)
