@@ -91,7 +91,8 @@ pub async fn with_kubernetes<T>(
 ) -> Result<T> {
     let kubernetes = Kubernetes::connect(scenario).await?;
     kubernetes.apply_definition().await?;
-    let mut outcome = body(&kubernetes).await;
+    // A scenario is a long function: its future is kept out of those of its callers.
+    let mut outcome = Box::pin(body(&kubernetes)).await;
     if outcome.is_ok()
         && let Err(error) = kubernetes.check_logs().await
     {

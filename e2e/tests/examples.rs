@@ -53,7 +53,7 @@ fn a_field_that_is_no_field_is_found() {
 /// Reads a document and writes it again: a field that isn't one is lost on the way.
 fn strictly<T: DeserializeOwned + Serialize>(document: &Value, at: &str) {
     let read: T = serde_json::from_value(document.clone()).unwrap_or_else(|fault| panic!("{at}: {fault}"));
-    let written = serde_json::to_value(read).unwrap();
+    let written = serde_json::to_value(read).expect("what was read from JSON is JSON");
     assert_eq!(
         lost(document, &written, ""),
         [""; 0],

@@ -1,25 +1,31 @@
-//! A real Prometheus server that finds the gateways' pods by itself and scrapes them every second.
+//! A real Prometheus server that scrapes the gateways' pods every second.
 //!
 //! A process of the test, not a pod: no registry is needed for an image of it. It listens on the address that this machine has
-//! towards the nodes, so pods reach it.
+//! towards the nodes, so pods reach it. Debian builds it without discovery in Kubernetes, so the test writes the pods into a
+//! file that the server follows, with the labels that discovery would give them.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use imaccess_operator_api::names::{Names, Part, port};
-use k8s_openapi::api::core::v1::Node;
+use imaccess_operator_api::names::{Part, port};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 
-use super::Kubernetes;
+use super::gateways::number;
+use super::{Installation, Kubernetes};
 use crate::logs::Logs;
 use crate::wait::{Seen, wait_until};
 
+/// Between two looks at the pods.
+const DISCOVERY: Duration = Duration::from_millis(500);
 /// It opens an empty database.
 const READY: Duration = Duration::from_secs(60);
 
@@ -30,6 +36,8 @@ pub struct Prometheus {
     /// What it says.
     pub logs: Logs,
     _child: Child,
+    /// Ends with it.
+    _discovery: JoinSet<()>,
     _directory: TempDir,
 }
 
@@ -37,15 +45,15 @@ impl Prometheus {
     /// Starts it for the gateways of a cluster, which need not be there yet.
     ///
     /// # Errors
-    /// When there is no Prometheus on this machine, no kubeconfig, or the server isn't ready in time.
-    pub async fn start(kubernetes: &Kubernetes, names: &Names) -> Result<Self> {
+    /// When there is no Prometheus on this machine, or the server isn't ready in time.
+    pub async fn start(kubernetes: &Kubernetes, cluster: &Installation) -> Result<Self> {
         let address = SocketAddr::new(towards_nodes(kubernetes).await?, free_port()?);
         let directory = tempfile::tempdir().context("a directory for Prometheus")?;
         let file = directory.path().join("prometheus.yaml");
-        let configuration = configuration(names, &kubeconfig()?);
+        let pods = directory.path().join("pods.json");
+        write(&pods, &json!([]))?;
         // JSON is YAML, so that no text needs quoting by hand.
-        std::fs::write(&file, serde_json::to_vec(&configuration)?)
-            .with_context(|| format!("cannot write {}", file.display()))?;
+        write(&file, &configuration(&pods))?;
         let program = program();
         let mut command = Command::new(&program);
         command
@@ -66,10 +74,13 @@ impl Prometheus {
         })?;
         let logs = Logs::default();
         logs.follow(child.stderr.take().context("standard error is piped")?);
+        let mut discovery = JoinSet::new();
+        discovery.spawn(discover(cluster.clone(), pods));
         let server = Self {
             url: format!("http://{address}"),
             logs,
             _child: child,
+            _discovery: discovery,
             _directory: directory,
         };
         server.answers("/-/ready", |_| true).await?;
@@ -110,50 +121,54 @@ impl Prometheus {
     }
 }
 
-/// As `examples/prometheus.yaml` tells people to scrape: the pods by their labels, each with its namespace and name.
-fn configuration(names: &Names, kubeconfig: &str) -> Value {
-    let labels = names.selector(Part::Gateway);
-    let keep = |(label, value): (&String, &String)| {
-        let meta: String = label
-            .chars()
-            .map(|character| {
-                if character.is_ascii_alphanumeric() {
-                    character
-                } else {
-                    '_'
-                }
-            })
-            .collect();
-        json!({
-            "source_labels": [format!("__meta_kubernetes_pod_label_{meta}")],
-            "regex": value,
-            "action": "keep",
-        })
-    };
-    let mut relabel: Vec<_> = labels.iter().map(keep).collect();
-    relabel.extend([
-        // One target a pod, whatever ports it declares.
-        json!({"source_labels": ["__meta_kubernetes_pod_container_name"], "regex": "gateway", "action": "keep"}),
-        json!({
-            "source_labels": ["__meta_kubernetes_pod_ip"],
-            "replacement": format!("$1:{}", port::GATEWAY_PAGES),
-            "target_label": "__address__",
-        }),
-        json!({"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"}),
-        json!({"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"}),
-    ]);
+/// Scrapes what the file names.
+fn configuration(targets: &Path) -> Value {
     json!({
         "global": {"scrape_interval": "1s", "scrape_timeout": "800ms"},
         "scrape_configs": [{
             "job_name": "imaccess-gateways",
-            "kubernetes_sd_configs": [{
-                "role": "pod",
-                "kubeconfig_file": kubeconfig,
-                "namespaces": {"names": [names.namespace]},
-            }],
-            "relabel_configs": relabel,
+            "file_sd_configs": [{"files": [targets], "refresh_interval": "1s"}],
         }],
     })
+}
+
+/// The pods as targets, each with its namespace and name, as `examples/prometheus.yaml` has it.
+fn targets(pods: &[Pod]) -> Value {
+    let target = |pod: &Pod| {
+        let ip: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+        let (namespace, name) = (pod.metadata.namespace.as_ref()?, pod.metadata.name.as_ref()?);
+        Some(json!({
+            "targets": [SocketAddr::new(ip, number(port::GATEWAY_PAGES)).to_string()],
+            "labels": {"namespace": namespace, "pod": name},
+        }))
+    };
+    Value::Array(pods.iter().filter_map(target).collect())
+}
+
+/// Writes the pods into the file whenever they are others, for as long as the server runs.
+async fn discover(cluster: Installation, file: PathBuf) {
+    let mut written = Value::Null;
+    let mut ticks = interval(DISCOVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // What can't be listed now stays as it was, as with discovery proper.
+        let Ok(pods) = cluster.pods(Part::Gateway).await else {
+            continue;
+        };
+        let now = targets(&pods);
+        if now != written && write(&file, &now).is_ok() {
+            written = now;
+        }
+    }
+}
+
+/// Whole or not at all: the server reads while this writes.
+fn write(file: &Path, value: &Value) -> Result<()> {
+    let new = file.with_extension("new");
+    std::fs::write(&new, serde_json::to_vec(value)?)
+        .and_then(|()| std::fs::rename(&new, file))
+        .with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// The program: `PROMETHEUS`, else beside `PROMTOOL`, which comes from the same package, else by `PATH`.
@@ -164,12 +179,6 @@ fn program() -> PathBuf {
         Some(promtool.with_file_name("prometheus")).filter(|path| path.is_file())
     };
     named.or_else(beside).unwrap_or_else(|| "prometheus".into())
-}
-
-fn kubeconfig() -> Result<String> {
-    let path = std::env::var("KUBECONFIG").context("KUBECONFIG names no file")?;
-    let path = std::path::absolute(&path).with_context(|| format!("no path: {path}"))?;
-    Ok(path.to_string_lossy().into_owned())
 }
 
 /// This machine's address on its way to the nodes. Nothing is sent to find it.
@@ -210,16 +219,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pods_are_kept_by_the_cluster_s_labels_and_named() {
-        let written = configuration(&Names::new("demo", "shop"), "/k").to_string();
-        for part in [
-            "__meta_kubernetes_pod_label_app_kubernetes_io_instance",
-            "\"demo\"",
-            "$1:9300",
-            "\"namespaces\":{\"names\":[\"shop\"]}",
-            "\"target_label\":\"pod\"",
-        ] {
-            assert!(written.contains(part), "{part} in {written}");
-        }
+    fn pods_with_an_address_are_targets_with_their_names() {
+        let pod = |ip: Option<&str>| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": "demo-gateway-x", "namespace": "shop"},
+                "status": {"podIP": ip},
+            }))
+            .unwrap()
+        };
+        let expected = json!([{
+            "targets": ["10.0.0.1:9300"],
+            "labels": {"namespace": "shop", "pod": "demo-gateway-x"},
+        }]);
+        assert_eq!(targets(&[pod(None), pod(Some("10.0.0.1"))]), expected);
     }
 }

@@ -85,7 +85,7 @@ async fn create(namespace: &Namespace, name: &str, change: &Value) -> Result<Opt
 }
 
 fn gateway(value: Value) -> Value {
-    json!({ "gateway": value })
+    Value::Object([("gateway".to_owned(), value)].into_iter().collect())
 }
 
 fn listeners(ports: &[(&str, &str, i32)]) -> Value {

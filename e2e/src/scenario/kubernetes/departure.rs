@@ -48,7 +48,7 @@ pub(super) struct Departure {
     pub(super) clients: usize,
     /// From the fleet's beginning until it was told to go.
     since: Duration,
-    /// Seconds until ipconfig didn't list it any more.
+    /// From the pod's deletion until ipconfig didn't list it any more.
     unlisted: Duration,
     unlisted_at: Instant,
     followers: Vec<Farewell>,
@@ -86,7 +86,7 @@ pub(super) async fn watch(
         }
     }
 
-    let (since, begun) = (fleet.now(), Instant::now());
+    let since = fleet.now();
     let unlisting = async {
         wait_until_polled("it isn't listed any more", UNLISTED, ASK, async || {
             let names = listed(&ipconfig).await?;
@@ -108,7 +108,8 @@ pub(super) async fn watch(
     Ok(Departure {
         clients,
         since,
-        unlisted: unlisted_at - begun,
+        // From the pod's deletion on: what the command does before it is its own.
+        unlisted: unlisted_at.saturating_duration_since(ending.begun),
         unlisted_at,
         followers: all(followers).await.context("a client that follows")?,
         stayers: all(stayers).await.context("a client that stays")?,

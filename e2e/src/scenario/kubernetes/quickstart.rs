@@ -214,7 +214,7 @@ fn with_image(text: &str, image: &str) -> (String, usize) {
     let (mut lines, mut replaced) = (Vec::new(), 0);
     for line in text.lines() {
         match line.split_once("image: ") {
-            Some((before, _)) if before.trim_start_matches("- ").trim().is_empty() => {
+            Some((before, _)) if matches!(before.trim(), "" | "-") => {
                 lines.push(format!("{before}image: {image}"));
                 replaced += 1;
             }

@@ -77,7 +77,7 @@ async fn score(kubernetes: &Kubernetes, source: Source, size: Size, report: &mut
     let cluster = namespace.existing_cluster("demo");
     let server = match source {
         Source::Scrape => None,
-        Source::Prometheus => Some(Prometheus::start(kubernetes, &cluster.names).await?),
+        Source::Prometheus => Some(Prometheus::start(kubernetes, &cluster).await?),
     };
     let mut spec = small_spec(kubernetes.environment.image()?);
     spec.gateway.bandwidth = Quantity("1G".to_owned());
