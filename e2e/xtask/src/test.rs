@@ -26,7 +26,13 @@ pub(crate) struct Options {
     /// Run this step only (a tests step needs the artefacts of `build`, and makes them if they are stale).
     #[arg(long, value_name = "NAME", value_parser = NAMES)]
     step: Option<String>,
+    /// Also the steps `cluster` and `e2e`, which need root, Go, and half an hour.
+    #[arg(long)]
+    kubernetes: bool,
 }
+
+/// The steps that need `--kubernetes`, or to be named by `--step`.
+const ON_KUBERNETES: [&str; 2] = ["cluster", "e2e"];
 
 /// Cheapest first: what a person mistypes is told in seconds, before anything is compiled.
 const NAMES: [&str; 11] = [
@@ -42,7 +48,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     let layout = Layout::new(&workspace.target);
     let mut cluster = None;
     for name in NAMES {
-        if options.step.as_deref().is_some_and(|only| only != name) {
+        let wanted = match options.step.as_deref() {
+            Some(only) => only == name,
+            None => options.kubernetes || !ON_KUBERNETES.contains(&name),
+        };
+        if !wanted {
             continue;
         }
         let good = steps.run(name, |steps| match name {
