@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, WatchEvent, WatchParams};
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use tokio::time::{Instant, timeout};
 
 use super::Namespace;
@@ -41,16 +41,24 @@ impl Namespace {
 
 async fn watch(api: Api<Pod>, name: &str) -> Result<Ending> {
     // The server ends a watch by itself after this time; it is the longest that clients may ask for.
-    let parameters = WatchParams::default()
-        .fields(&format!("metadata.name={name}"))
-        .timeout(290);
-    let mut begun = None;
-    let mut last: Option<Pod> = None;
-    let mut events = pin!(api.watch(&parameters, "0").await.context("a watch of the pod")?);
+    let selector = format!("metadata.name={name}");
+    let parameters = WatchParams::default().fields(&selector).timeout(290);
+    // From a version that was seen: from "any", a server on an etcd without progress reports (3.4) refuses to watch.
+    let list = ListParams::default().fields(&selector);
+    let list = api.list(&list).await.context("a list of the pod")?;
+    let from = list.metadata.resource_version.unwrap_or_default();
+    let mut last = list.items.into_iter().next();
+    let is_ending = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();
+    let mut begun = last.as_ref().is_some_and(is_ending).then(Instant::now);
+    let mut events = pin!(
+        api.watch(&parameters, &from)
+            .await
+            .context("a watch of the pod")?
+    );
     while let Some(event) = events.try_next().await.context("the watch broke")? {
         match event {
             WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
-                if pod.metadata.deletion_timestamp.is_some() {
+                if is_ending(&pod) {
                     begun.get_or_insert_with(Instant::now);
                 }
                 last = Some(pod);

@@ -110,7 +110,8 @@ async fn fetch_unbounded(
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let mut request = Request::get(path)
         .header(header::HOST, uri.authority().map_or(host, |given| given.as_str()))
-        .header(header::ACCEPT, "application/json");
+        // An API server's key set is `application/jwk-set+json`, and it refuses (406) who asks for JSON alone.
+        .header(header::ACCEPT, "application/json, application/jwk-set+json");
     if let Some(bearer) = bearer {
         request = request.header(header::AUTHORIZATION, format!("Bearer {bearer}"));
     }
