@@ -192,29 +192,20 @@ pub fn named(cluster: &ImAccessCluster) -> Vec<String> {
         .collect()
 }
 
-/// A hash of a Secret's data, 128 bits in hexadecimal; keys in their order.
-pub(crate) fn contents<'a>(data: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
+fn facts_of(secret: &Secret, cluster: &ImAccessCluster) -> SecretFacts {
     let mut hash = digest::Context::new(&digest::SHA256);
-    for (key, value) in data {
-        for bytes in [key.as_bytes(), value] {
+    let data = secret.data.iter().flatten();
+    for (key, value) in data.clone() {
+        for bytes in [key.as_bytes(), &value.0] {
             hash.update(&(bytes.len() as u64).to_be_bytes());
             hash.update(bytes);
         }
     }
-    hex::encode(&hash.finish().as_ref()[..16])
-}
-
-fn facts_of(secret: &Secret, cluster: &ImAccessCluster) -> SecretFacts {
-    let data = secret.data.iter().flatten();
-    let hash = contents(
-        data.clone()
-            .map(|(key, value)| (key.as_str(), value.0.as_slice())),
-    );
     let owner = cluster.object_ref(&());
     SecretFacts {
         keys: data.map(|(key, _)| key.clone()).collect(),
         annotations: secret.metadata.annotations.clone().unwrap_or_default(),
-        hash,
+        hash: hex::encode(&hash.finish().as_ref()[..16]),
         ours: secret
             .metadata
             .owner_references

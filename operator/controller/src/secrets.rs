@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use imaccess_common::token::DevelopmentIssuer;
 use imaccess_operator_api::ImAccessCluster;
-use imaccess_operator_api::names::{CONTENTS_ANNOTATION, FIELD_MANAGER, Names, key};
+use imaccess_operator_api::names::{FIELD_MANAGER, Names, key};
 use imaccess_operator_plan::plan::{AuthorityStep, Kind, SecretStep};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
@@ -18,7 +18,6 @@ use crate::authority::{self, AuthorityError, Content, Lifetimes};
 use crate::error::Error;
 use crate::kinds;
 use crate::metrics::Metrics;
-use crate::observe;
 
 /// The Secrets of one cluster.
 pub struct Secrets<'a> {
@@ -114,13 +113,8 @@ impl<'a> Secrets<'a> {
     /// # Errors
     /// If the API server refuses.
     pub async fn bring(&self, name: &str, resource_version: &str, bundle: &str) -> Result<(), Error> {
-        let mut data = self.existing(name).await?.content.data;
-        data.insert(key::AUTHORITY.to_owned(), bundle.to_owned());
         let patch = json!({
-            "metadata": {
-                "resourceVersion": resource_version,
-                "annotations": {CONTENTS_ANNOTATION: contents(&data)},
-            },
+            "metadata": {"resourceVersion": resource_version},
             "data": {key::AUTHORITY: ByteString(bundle.as_bytes().to_vec())},
         });
         self.patch(name, &patch, "the authority's certificates have changed")
@@ -216,11 +210,9 @@ impl<'a> Secrets<'a> {
         &self,
         name: &str,
         type_: &str,
-        mut content: Content,
+        content: Content,
         before: Option<Read>,
     ) -> Result<(), Error> {
-        let told = contents(&content.data);
-        content.annotations.insert(CONTENTS_ANNOTATION.to_owned(), told);
         match before {
             None => self.create(name, type_, content).await,
             Some(before) => {
@@ -260,7 +252,7 @@ impl<'a> Secrets<'a> {
                 name: Some(name.to_owned()),
                 namespace: Some(self.names.namespace.clone()),
                 labels: Some(self.names.labels()),
-                annotations: Some(content.annotations),
+                annotations: Some(content.annotations).filter(|annotations| !annotations.is_empty()),
                 owner_references: self.cluster.controller_owner_ref(&()).map(|mut owner| {
                     owner.block_owner_deletion = Some(true);
                     vec![owner]
@@ -315,11 +307,6 @@ fn data<const N: usize>(pairs: [(String, String); N]) -> Content {
         data: BTreeMap::from(pairs),
         annotations: BTreeMap::new(),
     }
-}
-
-/// What [`CONTENTS_ANNOTATION`] says of this data.
-fn contents(data: &BTreeMap<String, String>) -> String {
-    observe::contents(data.iter().map(|(key, value)| (key.as_str(), value.as_bytes())))
 }
 
 fn bytes(data: BTreeMap<String, String>) -> BTreeMap<String, ByteString> {

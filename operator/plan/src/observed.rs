@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use imaccess_operator_api::ImAccessCluster;
-use imaccess_operator_api::names::CONTENTS_ANNOTATION;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
@@ -47,16 +46,6 @@ pub struct SecretFacts {
     pub hash: String,
     /// Whether the operator made it for this cluster.
     pub ours: bool,
-}
-
-impl SecretFacts {
-    /// Whether its data is what the operator wrote. Of one that tells nothing of its contents nobody knows better.
-    #[must_use]
-    pub fn is_as_made(&self) -> bool {
-        self.annotations
-            .get(CONTENTS_ANNOTATION)
-            .is_none_or(|contents| *contents == self.hash)
-    }
 }
 
 /// What the API server has beyond the ordinary.

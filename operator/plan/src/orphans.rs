@@ -6,7 +6,7 @@ use imaccess_operator_api::names::Part;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::observed::{ChildId, SecretFacts};
+use crate::observed::ChildId;
 use crate::plan::{Deletion, Kind};
 use crate::secrets;
 
@@ -14,11 +14,7 @@ use crate::secrets;
 pub(crate) fn deletions(cluster: &Cluster<'_>, wanted: &BTreeSet<ChildId>) -> Vec<Deletion> {
     let made = secrets::made(cluster);
     let is_wanted = |id: &ChildId| match id.kind {
-        // One that somebody else wrote to is deleted, and made anew at the next look, like one that is missing.
-        Kind::Secret if made.contains(&id.name) => {
-            cluster.secret(&id.name).is_none_or(SecretFacts::is_as_made)
-        }
-        Kind::Secret => is_mounted(cluster, &id.name),
+        Kind::Secret => made.contains(&id.name) || is_mounted(cluster, &id.name),
         _ => wanted.contains(id),
     };
     cluster
