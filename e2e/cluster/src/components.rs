@@ -1,10 +1,10 @@
 //! Upstream's components, built from their Go modules once.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::layout::Layout;
 use crate::packages::find;
@@ -50,12 +50,7 @@ pub(crate) fn build(layout: &Layout, workspace: &Path) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let Some(go) = find("go") else {
-        bail!(
-            "the local cluster's components are built with Go, which is missing: install Go 1.25 or newer \
-             (https://go.dev/dl), or let KUBECONFIG point to a cluster"
-        );
-    };
+    let go = go()?;
     let version = version(&built_from)?;
     let flags = format!(
         "-s -w -X k8s.io/component-base/version.gitVersion={version} -X k8s.io/client-go/pkg/version.gitVersion={version}"
@@ -75,6 +70,14 @@ pub(crate) fn build(layout: &Layout, workspace: &Path) -> Result<()> {
         println!("  {:.0} s", start.elapsed().as_secs_f64());
     }
     fs::write(&stamp, built_from).with_context(|| format!("cannot write {}", stamp.display()))
+}
+
+/// Where Go is.
+pub(crate) fn go() -> Result<PathBuf> {
+    find("go").context(
+        "the local cluster's components are built with Go, which is missing: install Go 1.25 or newer \
+         (https://go.dev/dl), or let KUBECONFIG point to a cluster",
+    )
 }
 
 /// The version of Kubernetes that `go.mod` requires; the components say it of themselves only when they are told.

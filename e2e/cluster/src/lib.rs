@@ -43,7 +43,7 @@ mod wait;
 
 pub use images::{load, toolbox};
 pub use layout::{Layout, NODES, Node};
-pub use lifecycle::{down, outside, restart_node, status, stop_node, up};
+pub use lifecycle::{check, down, outside, restart_node, status, stop_node, up};
 pub use namespaces::hold;
 pub use nodes::Nodes;
 pub use record::Record;

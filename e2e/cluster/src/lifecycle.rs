@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::layout::{Layout, NODES, Node, OUTSIDE};
-use crate::packages::System;
+use crate::packages::{self, System};
 use crate::process::{command, feed, output};
 use crate::record::{Record, start_time};
 use crate::wait::until;
@@ -23,6 +23,15 @@ use crate::{
 const START: Duration = Duration::from_secs(120);
 /// A cluster that is there should answer at once.
 const REUSE: Duration = Duration::from_secs(20);
+
+/// Says what the local cluster lacks on this machine and can't install, before anything is built for it.
+///
+/// # Errors
+/// Without root; without Go, which is asked for even if everything is built already.
+pub fn check() -> Result<()> {
+    packages::must_be_root()?;
+    components::go().map(drop)
+}
 
 /// Starts the cluster, or takes the one that runs; what is missing is built and fetched first. Says what it does.
 ///

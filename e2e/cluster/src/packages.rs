@@ -107,6 +107,17 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// The local cluster makes namespaces and mounts.
+pub(crate) fn must_be_root() -> Result<()> {
+    if !is_root() {
+        bail!(
+            "the local cluster needs root: run the same command by `sudo --preserve-env=PATH,HOME`, or let KUBECONFIG point to a \
+             cluster"
+        );
+    }
+    Ok(())
+}
+
 fn as_root(arguments: &[&str]) -> Command {
     let mut command = Command::new(if is_root() { "apt-get" } else { "sudo" });
     if !is_root() {
@@ -134,9 +145,7 @@ pub(crate) struct System {
 impl System {
     /// Finds them all, and fetches those that are missing.
     pub(crate) fn find(tools: &Path) -> Result<Self> {
-        if !is_root() {
-            bail!("the local cluster needs root: run `sudo --preserve-env=PATH,HOME cargo xtask cluster up`");
-        }
+        must_be_root()?;
         // A program of each package that belongs to the system.
         let needed = [
             ("iptables", "iptables"),

@@ -27,6 +27,8 @@ pub struct Move {
 /// A connection that was lost without a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Loss {
+    /// When the device had been told to go, if it had.
+    pub told: Option<Duration>,
     /// When it was noticed.
     pub at: Duration,
     /// When the device was online again, if it was.
@@ -100,10 +102,11 @@ impl Course {
     }
 
     fn on_lost(&mut self, at: Duration) {
-        self.moving = None;
+        let told = self.moving.take();
         // Attempts that fail meanwhile are the same loss.
         if self.losses.last().is_none_or(|loss| loss.online.is_some()) {
             self.losses.push(Loss {
+                told,
                 at,
                 online: None,
                 resumed: false,
@@ -178,6 +181,7 @@ mod tests {
         ];
         let seen = course(&states, 2);
         let expected = Loss {
+            told: Some(seconds(5)),
             at: seconds(6),
             online: Some(seconds(9)),
             resumed: false,

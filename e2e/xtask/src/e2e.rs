@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use imaccess_cluster::{Layout, Record, down, kind, load, outside, toolbox, up};
+use imaccess_cluster::{Layout, Record, check, down, kind, load, outside, toolbox, up};
 
 use crate::cluster::path_with;
 use crate::workspace::{Workspace, status, succeed};
@@ -108,6 +108,15 @@ impl Cluster {
         Ok(Self::Local { record, ran_before })
     }
 
+    /// Fails early where [`Self::find_or_create`] would fail late.
+    pub(crate) fn check(layout: &Layout) -> Result<()> {
+        let given = env::var_os("KUBECONFIG").is_some_and(|path| !path.is_empty());
+        if given || Record::live(layout).is_some() || kind::is_there() {
+            return Ok(());
+        }
+        check()
+    }
+
     /// Puts the image of the present release binary, and the toolbox, on every node.
     pub(crate) fn load(&self, workspace: &Workspace, layout: &Layout) -> Result<()> {
         let archive = workspace.target.join("image/imaccess.tar");
@@ -156,6 +165,10 @@ impl Cluster {
         command: &mut Command,
     ) -> Result<()> {
         command
+            .env(
+                "IMACCESS_XTASK",
+                env::current_exe().context("this program has no path")?,
+            )
             .env("PATH", path_with(&layout.path("bin")))
             .env("PROMETHEUS", programs::prometheus(workspace)?);
         if !matches!(self, Self::Given) {

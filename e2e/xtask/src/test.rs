@@ -26,12 +26,12 @@ pub(crate) struct Options {
     /// Run this step only (a tests step needs the artefacts of `build`, and makes them if they are stale).
     #[arg(long, value_name = "NAME", value_parser = NAMES)]
     step: Option<String>,
-    /// Also the steps `cluster` and `e2e`, which need root, Go, and half an hour.
+    /// Leave out the steps `cluster` and `e2e`, which need root and Go, and take a quarter of an hour.
     #[arg(long)]
-    kubernetes: bool,
+    without_kubernetes: bool,
 }
 
-/// The steps that need `--kubernetes`, or to be named by `--step`.
+/// The steps that `--without-kubernetes` leaves out.
 const ON_KUBERNETES: [&str; 2] = ["cluster", "e2e"];
 
 /// Cheapest first: what a person mistypes is told in seconds, before anything is compiled.
@@ -47,12 +47,17 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     let mut steps = Steps::default();
     let layout = Layout::new(&workspace.target);
     let mut cluster = None;
+    let is_wanted = |name: &str| match options.step.as_deref() {
+        Some(only) => only == name,
+        None => !(options.without_kubernetes && ON_KUBERNETES.contains(&name)),
+    };
+    if ON_KUBERNETES.into_iter().any(is_wanted) {
+        Cluster::check(&layout).context(
+            "`--without-kubernetes` runs everything else; the steps cluster and e2e can't run here",
+        )?;
+    }
     for name in NAMES {
-        let wanted = match options.step.as_deref() {
-            Some(only) => only == name,
-            None => options.kubernetes || !ON_KUBERNETES.contains(&name),
-        };
-        if !wanted {
+        if !is_wanted(name) {
             continue;
         }
         let good = steps.run(name, |steps| match name {

@@ -45,8 +45,9 @@ pub struct BusinessSpec {
     /// Whether clients may join its groups on their own.
     #[serde(default)]
     pub client_groups: bool,
-    /// Bytes of this business that may wait for one connection.
+    /// Bytes of this business that may wait for one connection: a whole quantity above 0.
     #[serde(default = "queue_bytes")]
+    #[schemars(extend("minimum" = 1, "pattern" = "^[0-9]*[1-9][0-9]*(k|M|G|Ki|Mi|Gi)?$"))]
     pub queue_bytes: Quantity,
     /// What happens when those are full.
     #[serde(default)]

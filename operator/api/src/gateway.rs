@@ -115,6 +115,7 @@ pub struct Exposure {
     /// node's): for addresses behind NAT. `{slot}` stands for the slot's number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^([-A-Za-z0-9.]|[{]slot[}])+$')").message("exposure.host must be a host name or an IPv4 address, without a port; {slot} in it stands for the slot's number"))]
     pub host: Option<String>,
 }
 

@@ -19,6 +19,8 @@ pub const RESTART_ANNOTATION: &str = "imaccess.io/restart-configuration";
 pub const NOT_AFTER_ANNOTATION: &str = "imaccess.io/not-after";
 /// As [`NOT_AFTER_ANNOTATION`]: since when it is good. Two thirds of the time between the two are used.
 pub const NOT_BEFORE_ANNOTATION: &str = "imaccess.io/not-before";
+/// On Secrets that the operator makes: a hash of their data as it wrote it. One whose data is another is made anew.
+pub const CONTENTS_ANNOTATION: &str = "imaccess.io/contents";
 /// On certificate Secrets: a hash of what the certificate was made from (names, authority).
 pub const ISSUED_FOR_ANNOTATION: &str = "imaccess.io/issued-for";
 /// On the authority's Secret: the fingerprint (hexadecimal SHA-256 of the DER) of the certificate that signs. The Secret's own

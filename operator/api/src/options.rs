@@ -10,15 +10,25 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::SecretName;
 use crate::quantity::Quantity;
 
+/// Kinds of resources of one container, at most.
+const MAX_RESOURCES: usize = 16;
+
+/// A misspelt resource would be refused when the pods are made, far from who wrote it.
+const KNOWN_RESOURCES: &str = "self.all(key, key in ['cpu', 'memory', 'ephemeral-storage'] || key.startsWith('hugepages-') || key.contains('/'))";
+
 /// What a container asks for and may use at most.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
     /// By resource: `cpu`, `memory`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = MAX_RESOURCES))]
+    #[x_kube(validation = Rule::new(KNOWN_RESOURCES).message("resources are cpu, memory, ephemeral-storage, hugepages-…, or have a domain (example.com/nic)"))]
     pub requests: BTreeMap<String, Quantity>,
     /// By resource: `cpu`, `memory`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = MAX_RESOURCES))]
+    #[x_kube(validation = Rule::new(KNOWN_RESOURCES).message("resources are cpu, memory, ephemeral-storage, hugepages-…, or have a domain (example.com/nic)"))]
     pub limits: BTreeMap<String, Quantity>,
 }
 

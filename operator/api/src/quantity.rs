@@ -7,35 +7,46 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// A whole, non-negative quantity: digits, then nothing, `k`, `M`, `G`, `T` (powers of 1,000) or `Ki`, `Mi`, `Gi`, `Ti` (powers of
-/// 1,024); a number without quotes is taken, too. For CPU, `m` (thousandths).
+/// A non-negative quantity: digits, perhaps with a point, then nothing, `k`, `M`, `G`, `T` (powers of 1,000) or `Ki`, `Mi`, `Gi`,
+/// `Ti` (powers of 1,024); a whole number without quotes is taken, too. For CPU, `m` (thousandths).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Quantity(pub String);
 
 /// What the API server lets through.
-const PATTERN: &str = r"^[0-9]+(m|k|M|G|T|Ki|Mi|Gi|Ti)?$";
+const PATTERN: &str = r"^[0-9]+([.][0-9]{1,9})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$";
 
 impl Quantity {
     /// Its value, rounded up to whole units; `None` if it is no such quantity or doesn't fit.
     #[must_use]
     pub fn value(&self) -> Option<u64> {
-        let digits = self.0.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let number: u64 = digits.parse().ok()?;
-        let factor: u64 = match &self.0[digits.len()..] {
-            "m" => return Some(number.div_ceil(1_000)),
-            "" => 1,
-            "k" => 1_000,
-            "M" => 1_000_000,
-            "G" => 1_000_000_000,
-            "T" => 1_000_000_000_000,
-            "Ki" => 1 << 10,
-            "Mi" => 1 << 20,
-            "Gi" => 1 << 30,
-            "Ti" => 1 << 40,
+        let number = self.0.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let (factor, divisor): (u128, u128) = match &self.0[number.len()..] {
+            "m" => (1, 1_000),
+            "" => (1, 1),
+            "k" => (1_000, 1),
+            "M" => (1_000_000, 1),
+            "G" => (1_000_000_000, 1),
+            "T" => (1_000_000_000_000, 1),
+            "Ki" => (1 << 10, 1),
+            "Mi" => (1 << 20, 1),
+            "Gi" => (1 << 30, 1),
+            "Ti" => (1 << 40, 1),
             _ => return None,
         };
-        number.checked_mul(factor)
+        let (whole, fraction) = match number.split_once('.') {
+            Some((_, "")) => return None,
+            Some(parts) => parts,
+            None => (number, ""),
+        };
+        // The first digit of a quantity stands before the point; no sign is one.
+        if !whole.bytes().all(|byte| byte.is_ascii_digit()) || !whole.bytes().next()?.is_ascii_digit() {
+            return None;
+        }
+        let digits: u128 = format!("{whole}{fraction}").parse().ok()?;
+        let below = 10_u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+        let value = digits.checked_mul(factor)?.div_ceil(divisor.checked_mul(below)?);
+        u64::try_from(value).ok()
     }
 }
 
@@ -105,6 +116,13 @@ mod tests {
             ("512Mi", Some(512 << 20)),
             ("2Ti", Some(2 << 40)),
             ("1500m", Some(2)),
+            ("0.5", Some(1)),
+            ("1.5Gi", Some(1_610_612_736)),
+            ("0.125G", Some(125_000_000)),
+            ("1.", None),
+            (".5", None),
+            ("1.-5", None),
+            ("+1", None),
             ("1Gb", None),
             ("", None),
             ("M", None),

@@ -9,7 +9,9 @@ use imaccess_operator_api::{ImAccessCluster, ImAccessClusterStatus};
 use imaccess_operator_plan::plan::{Child, Deletion, Kind, Plan, PodPatch};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy,
+};
 use kube::{Api, Client, Resource};
 use serde_json::{Value, json};
 
@@ -67,7 +69,7 @@ impl Applier<'_> {
         let cluster = &gathered.observed.cluster;
         self.secrets(gathered, plan, now).await?;
         for child in &plan.apply {
-            match self.apply(child).await {
+            match self.apply(cluster, child).await {
                 Err(error) if kinds::optional(child.id.kind) && error.class() == Class::Refused => {
                     tracing::warn!(%error, "the cluster does without it");
                     outcome.degraded.push(error);
@@ -123,7 +125,7 @@ impl Applier<'_> {
         Ok(())
     }
 
-    async fn apply(&self, child: &Child) -> Result<(), Error> {
+    async fn apply(&self, cluster: &ImAccessCluster, child: &Child) -> Result<(), Error> {
         let name = &child.id.name;
         if self.memory().is_settled(self.key, child) {
             self.metrics.repeats.inc();
@@ -136,17 +138,50 @@ impl Applier<'_> {
             return Ok(());
         }
         let mut object = child.object.clone();
-        if let Some(version) = &child.resource_version {
+        let api = self.api(child.id.kind);
+        let version = match &child.resource_version {
+            Some(version) => Some(version.clone()),
+            None => self.unlabelled(cluster, &api, child).await?,
+        };
+        if let Some(version) = version {
             object["metadata"]["resourceVersion"] = json!(version);
         }
-        let answer = self
-            .api(child.id.kind)
+        let answer = api
             .patch(name, &forced().validation_strict(), &Patch::Apply(&object))
             .await;
         let answer = self.told(child.id.kind, name, "apply", &child.why, answer)?;
         let version = answer.metadata.resource_version.as_deref();
         self.memory().applied(self.key, child, version);
         Ok(())
+    }
+
+    /// Looks by name for what wasn't found by its labels: one of ours that lost them is repaired from the version that is returned,
+    /// somebody else's is left alone.
+    async fn unlabelled(
+        &self,
+        cluster: &ImAccessCluster,
+        api: &Api<DynamicObject>,
+        child: &Child,
+    ) -> Result<Option<String>, Error> {
+        let (kind, name) = (kinds::name(child.id.kind), &child.id.name);
+        // By a list, which needs no right that the look at the labelled ones hasn't.
+        let named = ListParams::default().fields(&format!("metadata.name={name}"));
+        let found = api
+            .list_metadata(&named)
+            .await
+            .map_err(Error::reading(format!("{kind} {name}")))?;
+        let found = found
+            .items
+            .into_iter()
+            .find(|found| found.metadata.name.as_ref() == Some(name));
+        let Some(found) = found else { return Ok(None) };
+        let owner = cluster.object_ref(&());
+        let mut owners = found.metadata.owner_references.iter().flatten();
+        if owners.any(|reference| kinds::is_owner(reference, &owner)) {
+            Ok(found.metadata.resource_version)
+        } else {
+            Err(Error::taken(child.id.kind, name))
+        }
     }
 
     async fn patch_pod(&self, cluster: &ImAccessCluster, patch: &PodPatch) -> Result<(), Error> {

@@ -86,6 +86,14 @@ impl Error {
         }
     }
 
+    /// Somebody else's object has a name that the operator needs.
+    pub(crate) fn taken(kind: Kind, name: &str) -> Error {
+        Error::Unexpected(format!(
+            "{} {name} is there and doesn't belong to this cluster. Delete or rename it; the operator needs the name",
+            kinds::name(kind)
+        ))
+    }
+
     /// Of a write.
     #[must_use]
     pub(crate) fn writing(verb: &str, kind: Kind, name: &str, source: kube::Error) -> Error {

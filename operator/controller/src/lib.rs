@@ -14,6 +14,7 @@ pub mod apply;
 pub mod authority;
 pub mod backoff;
 pub mod clock;
+mod contents;
 pub mod error;
 pub mod failure;
 pub mod health;

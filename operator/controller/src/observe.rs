@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use aws_lc_rs::digest;
 use futures_util::future::{try_join_all, try_join3};
 use imaccess_operator_api::ImAccessCluster;
 use imaccess_operator_api::names::{self, Names, key};
@@ -18,6 +17,7 @@ use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource};
 use serde_json::{Value, json};
 
+use crate::contents;
 use crate::error::Error;
 use crate::kinds::{self, Key};
 
@@ -193,19 +193,14 @@ pub fn named(cluster: &ImAccessCluster) -> Vec<String> {
 }
 
 fn facts_of(secret: &Secret, cluster: &ImAccessCluster) -> SecretFacts {
-    let mut hash = digest::Context::new(&digest::SHA256);
-    let data = secret.data.iter().flatten();
-    for (key, value) in data.clone() {
-        for bytes in [key.as_bytes(), &value.0] {
-            hash.update(&(bytes.len() as u64).to_be_bytes());
-            hash.update(bytes);
-        }
-    }
+    let none = BTreeMap::new();
+    let data = secret.data.as_ref().unwrap_or(&none);
     let owner = cluster.object_ref(&());
     SecretFacts {
-        keys: data.map(|(key, _)| key.clone()).collect(),
+        keys: data.keys().cloned().collect(),
         annotations: secret.metadata.annotations.clone().unwrap_or_default(),
-        hash: hex::encode(&hash.finish().as_ref()[..16]),
+        hash: contents::hash(data),
+        as_made: contents::is_as_made(secret),
         ours: secret
             .metadata
             .owner_references

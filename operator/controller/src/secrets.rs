@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use imaccess_common::token::DevelopmentIssuer;
 use imaccess_operator_api::ImAccessCluster;
-use imaccess_operator_api::names::{FIELD_MANAGER, Names, key};
+use imaccess_operator_api::names::{CONTENTS_ANNOTATION, FIELD_MANAGER, Names, key};
 use imaccess_operator_plan::plan::{AuthorityStep, Kind, SecretStep};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
@@ -15,6 +15,7 @@ use kube::{Api, Client, Resource};
 use serde_json::json;
 
 use crate::authority::{self, AuthorityError, Content, Lifetimes};
+use crate::contents;
 use crate::error::Error;
 use crate::kinds;
 use crate::metrics::Metrics;
@@ -30,10 +31,15 @@ pub struct Secrets<'a> {
 
 /// A Secret as it was read, with keys in it: not to be shown, or kept.
 struct Read {
+    /// What of it is text; the operator writes nothing else.
     content: Content,
+    /// All keys of its data.
+    keys: Vec<String>,
     resource_version: String,
     /// Whether it was made for this cluster.
     ours: bool,
+    /// Whether its data is what the operator wrote.
+    as_made: bool,
 }
 
 impl<'a> Secrets<'a> {
@@ -87,10 +93,7 @@ impl<'a> Secrets<'a> {
                 getrandom::fill(&mut random).map_err(|_| AuthorityError::Random)?;
                 let line = format!("1 {}\n", hex::encode(random));
                 let content = data([(key::TICKETS.to_owned(), line)]);
-                self.make(&self.names.tickets(), content, |before| {
-                    before.data.contains_key(key::TICKETS)
-                })
-                .await?;
+                self.make(&self.names.tickets(), content).await?;
                 Ok(None)
             }
             SecretStep::DevelopmentTokens => {
@@ -99,10 +102,7 @@ impl<'a> Secrets<'a> {
                     (key::SIGNING.to_owned(), issuer.to_pem()),
                     (format!("{}.pem", issuer.key_id()), issuer.public_pem()),
                 ]);
-                let is_whole =
-                    |before: &Content| before.data.contains_key(key::SIGNING) && before.data.len() > 1;
-                self.make(&self.names.development_tokens(), content, is_whole)
-                    .await?;
+                self.make(&self.names.development_tokens(), content).await?;
                 Ok(None)
             }
         }
@@ -144,16 +144,11 @@ impl<'a> Secrets<'a> {
         Ok(bundle)
     }
 
-    /// Makes keys where there are none: in a Secret of ours that has lost them, or a new one.
-    async fn make(
-        &self,
-        name: &str,
-        content: Content,
-        is_whole: impl Fn(&Content) -> bool,
-    ) -> Result<(), Error> {
+    /// Makes keys where there are none: in a new Secret, or in one of ours that isn't as it was made.
+    async fn make(&self, name: &str, content: Content) -> Result<(), Error> {
         let before = self.read(name).await?;
         self.must_be_ours(name, before.as_ref())?;
-        if before.as_ref().is_some_and(|before| is_whole(&before.content)) {
+        if before.as_ref().is_some_and(|before| before.as_made) {
             return Err(Error::Changed(format!("Secret {name}")));
         }
         self.write(name, "Opaque", content, before).await
@@ -162,9 +157,7 @@ impl<'a> Secrets<'a> {
     /// What somebody else made stays as it is.
     fn must_be_ours(&self, name: &str, before: Option<&Read>) -> Result<(), Error> {
         match before {
-            Some(before) if !before.ours => Err(Error::Unexpected(format!(
-                "Secret {name} is there and doesn't belong to this cluster. Delete or rename it; the operator needs the name"
-            ))),
+            Some(before) if !before.ours => Err(Error::taken(Kind::Secret, name)),
             _ => Ok(()),
         }
     }
@@ -182,6 +175,8 @@ impl<'a> Secrets<'a> {
             .await
             .map_err(Error::reading(format!("Secret {name}")))?;
         let Some(secret) = secret else { return Ok(None) };
+        let as_made = contents::is_as_made(&secret);
+        let keys = secret.data.iter().flatten().map(|(key, _)| key.clone()).collect();
         let data = secret
             .data
             .into_iter()
@@ -197,6 +192,8 @@ impl<'a> Secrets<'a> {
             .any(|reference| kinds::is_owner(reference, &owner));
         Ok(Some(Read {
             ours,
+            as_made,
+            keys,
             content: Content {
                 data,
                 annotations: secret.metadata.annotations.unwrap_or_default(),
@@ -213,24 +210,27 @@ impl<'a> Secrets<'a> {
         content: Content,
         before: Option<Read>,
     ) -> Result<(), Error> {
+        let new_data = bytes(content.data);
+        let mut new_annotations = content.annotations;
+        new_annotations.insert(CONTENTS_ANNOTATION.to_owned(), contents::told(&new_data));
         match before {
-            None => self.create(name, type_, content).await,
+            None => self.create(name, type_, new_data, new_annotations).await,
             Some(before) => {
                 // In a merge patch null takes away: keys that the step has dropped.
                 let mut data = serde_json::Map::new();
-                for key in before.content.data.keys() {
-                    data.insert(key.clone(), serde_json::Value::Null);
+                for key in before.keys {
+                    data.insert(key, serde_json::Value::Null);
                 }
-                for (key, value) in bytes(content.data) {
+                for (key, value) in new_data {
                     data.insert(key, json!(value));
                 }
                 let mut annotations = serde_json::Map::new();
                 for key in before.content.annotations.keys() {
-                    if !content.annotations.contains_key(key) && key.starts_with("imaccess.io/") {
+                    if !new_annotations.contains_key(key) && key.starts_with("imaccess.io/") {
                         annotations.insert(key.clone(), serde_json::Value::Null);
                     }
                 }
-                for (key, value) in content.annotations {
+                for (key, value) in new_annotations {
                     annotations.insert(key, json!(value));
                 }
                 let patch = json!({
@@ -246,13 +246,19 @@ impl<'a> Secrets<'a> {
         }
     }
 
-    async fn create(&self, name: &str, type_: &str, content: Content) -> Result<(), Error> {
+    async fn create(
+        &self,
+        name: &str,
+        type_: &str,
+        data: BTreeMap<String, ByteString>,
+        annotations: BTreeMap<String, String>,
+    ) -> Result<(), Error> {
         let secret = Secret {
             metadata: ObjectMeta {
                 name: Some(name.to_owned()),
                 namespace: Some(self.names.namespace.clone()),
                 labels: Some(self.names.labels()),
-                annotations: Some(content.annotations).filter(|annotations| !annotations.is_empty()),
+                annotations: Some(annotations),
                 owner_references: self.cluster.controller_owner_ref(&()).map(|mut owner| {
                     owner.block_owner_deletion = Some(true);
                     vec![owner]
@@ -260,7 +266,7 @@ impl<'a> Secrets<'a> {
                 ..ObjectMeta::default()
             },
             type_: Some(type_.to_owned()),
-            data: Some(bytes(content.data)),
+            data: Some(data),
             ..Secret::default()
         };
         let parameters = PostParams {

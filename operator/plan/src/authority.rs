@@ -70,10 +70,11 @@ pub(crate) fn fingerprints(facts: &SecretFacts) -> Value {
     ])
 }
 
-/// Whether there is an authority that can sign.
+/// Whether there is an authority that can sign: one that somebody wrote to is replaced, for what it would sign nobody knows.
 fn is_whole(facts: &SecretFacts) -> bool {
     let has = |name: &str| facts.keys.iter().any(|key| key == name);
-    has(key::AUTHORITY)
+    facts.as_made
+        && has(key::AUTHORITY)
         && has(key::AUTHORITY_KEY)
         && facts.annotations.contains_key(AUTHORITY_CURRENT_ANNOTATION)
 }

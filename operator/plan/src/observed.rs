@@ -46,6 +46,9 @@ pub struct SecretFacts {
     pub hash: String,
     /// Whether the operator made it for this cluster.
     pub ours: bool,
+    /// Whether its data is what the operator made, by the annotation `imaccess.io/contents`; the authority's certificates beside a
+    /// certificate aside, which are compared with the authority's own.
+    pub as_made: bool,
 }
 
 /// What the API server has beyond the ordinary.

@@ -120,8 +120,7 @@ impl Secrets {
         let Some(secret) = self.own(cluster, &cluster.names.tickets()) else {
             return;
         };
-        let is_good = |facts: &SecretFacts| facts.keys.iter().any(|key| key == key::TICKETS);
-        if !secret.facts().is_some_and(is_good) {
+        if !secret.facts().is_some_and(|facts| facts.as_made) {
             self.steps.push(SecretStep::TicketKeys);
         }
     }
@@ -205,7 +204,7 @@ fn good_until(facts: &SecretFacts, issued_for: &str) -> Option<Timestamp> {
     let has = |name: &str| facts.keys.iter().any(|key| key == name);
     let whole = has(key::CERTIFICATE) && has(key::PRIVATE_KEY) && has(key::AUTHORITY);
     let same = facts.annotations.get(ISSUED_FOR_ANNOTATION).map(String::as_str) == Some(issued_for);
-    (whole && same)
+    (whole && same && facts.as_made)
         .then(|| Validity::of(facts))?
         .map(|validity| validity.due())
 }
@@ -217,7 +216,7 @@ fn development_key(facts: &SecretFacts) -> Option<String> {
         .keys
         .iter()
         .find(|key| *key != key::SIGNING && key.ends_with(".pem"))?;
-    has_private.then(|| public.trim_end_matches(".pem").to_owned())
+    (has_private && facts.as_made).then(|| public.trim_end_matches(".pem").to_owned())
 }
 
 /// The names in a certificate: whom it is for, and for the push API, also the ways in which its Service is called.

@@ -186,6 +186,39 @@ fn bad() -> Vec<Bad> {
             &["spec.gateway.resources.limits", "memory"],
         ),
         (
+            "a resource that nobody knows",
+            gateway(json!({"resources": {"limits": {"memroy": "1Gi"}}})),
+            &["resources are cpu, memory"],
+        ),
+        (
+            "a host with spaces",
+            gateway(json!({"exposure": {"type": "NodePort", "host": "the gateway"}})),
+            &["exposure.host must be a host name"],
+        ),
+        (
+            "a host with a port",
+            gateway(json!({"exposure": {"type": "NodePort", "host": "example.com:443"}})),
+            &["without a port"],
+        ),
+        (
+            "a queue of nothing",
+            {
+                let mut business = business(1, "a", HTTP);
+                business["queueBytes"] = json!("0Ki");
+                json!({"businesses": [business]})
+            },
+            &["queueBytes", "should match '^[0-9]*[1-9]"],
+        ),
+        (
+            "a queue of the number 0",
+            {
+                let mut business = business(1, "a", HTTP);
+                business["queueBytes"] = json!(0);
+                json!({"businesses": [business]})
+            },
+            &["queueBytes", "greater than or equal to 1"],
+        ),
+        (
             "a drain without time to drain",
             gateway(json!({"drain": {"propagationSeconds": 60, "deadlineSeconds": 60}})),
             &["drain.deadlineSeconds must be longer than drain.propagationSeconds"],
@@ -305,7 +338,7 @@ fn good() -> Vec<(&'static str, Value)> {
         (
             "resources",
             gateway(
-                json!({"resources": {"requests": {"cpu": "500m"}, "limits": {"memory": "1Gi", "cpu": 2}}}),
+                json!({"resources": {"requests": {"cpu": "0.5", "example.com/nic": 1}, "limits": {"memory": "1.5Gi", "cpu": 2}}}),
             ),
         ),
         (

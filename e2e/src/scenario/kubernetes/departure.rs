@@ -70,7 +70,7 @@ pub(super) async fn watch(
     let ipconfig = cluster.ipconfig_url().await?;
     // Who is told first waits for the others to be told, and then for the gateway's patience; twice is never needed.
     let deadline = kubernetes.environment.patience(rules.deadline * 2 + UNLISTED);
-    let clients = settled(fleet, leaver, other).await?;
+    let clients = settled(|| fleet.present().len(), leaver, other).await?;
     let tokens = Tokens::new(&ipconfig)?;
     let (mut followers, mut stayers) = (JoinSet::new(), JoinSet::new());
     for number in 0..rules.guests {
@@ -121,11 +121,16 @@ pub(super) async fn watch(
     })
 }
 
-/// How many devices a gateway has, once the two have all there are: who has just left may not be gone yet.
-async fn settled(fleet: &Fleet, leaver: &Gateway, other: &Gateway) -> Result<usize> {
+/// How many devices a gateway has, once the two have all that are `present`: their pages come every second, and who has just left may
+/// not be gone yet.
+pub(super) async fn settled(
+    present: impl Fn() -> usize,
+    gateway: &Gateway,
+    other: &Gateway,
+) -> Result<usize> {
     wait_until_polled("the gateways have the fleet", UNLISTED, ASK, async || {
-        let (here, there) = (leaver.connections().await?, other.connections().await?);
-        let present = fleet.present().len();
+        let (here, there) = (gateway.connections().await?, other.connections().await?);
+        let present = present();
         Ok(if here + there == present {
             Seen::Yes(here)
         } else {
@@ -147,6 +152,15 @@ impl Departure {
     /// All of it as figures and limits, whose names begin with `name`.
     pub(super) fn judge(&self, report: &mut Report, name: &str, fleet: &Fleet, rules: Rules) {
         let told = self.devices(report, name);
+        let losses = self.courses.iter().flat_map(|course| &course.losses);
+        for (number, loss) in losses.take(3).enumerate() {
+            let seconds = |at: Duration| at.saturating_sub(self.since).as_secs_f64();
+            let (told, back) = (loss.told.map(seconds), loss.online.map(seconds));
+            report.figure(
+                &format!("{name}_loss_{number}"),
+                format!("at {:.3} s, told {told:.3?}, back {back:.3?}", seconds(loss.at)),
+            );
+        }
         self.guests(report, name, rules);
         self.pace(report, name, &told, fleet, rules);
         self.end(report, name);

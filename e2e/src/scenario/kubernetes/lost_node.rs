@@ -9,7 +9,7 @@ use imaccess_proto::v1::Outcome;
 use tokio::time::{Instant, sleep};
 
 use super::super::verdict::count;
-use super::departure::quantile;
+use super::departure::{quantile, settled};
 use super::drain::{ECHO, LISTED, echo};
 use crate::fleet::{Fleet, Plan};
 use crate::kubernetes::gateways::Gateway;
@@ -81,7 +81,8 @@ async fn lose(kubernetes: &Kubernetes, size: Size, seed: u64) -> Result<Report> 
     let stranded = Fleet::connect(&ipconfig, stranded).await?;
     let fleet = Fleet::connect(&ipconfig, plan).await?;
     let mut report = Report::new("k8s-lost-node", size, seed);
-    let devices = lost.connections().await? - stranded.present().len();
+    let all = || fleet.present().len() + stranded.present().len();
+    let devices = settled(all, lost, stays).await? - stranded.present().len();
     report.figure("devices_of_the_lost_gateway", devices);
 
     let (since, begun) = (fleet.now(), Instant::now());

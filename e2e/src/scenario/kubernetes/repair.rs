@@ -155,7 +155,11 @@ async fn edited(kubernetes: &Kubernetes, stage: &Stage, child: &Object) -> Resul
             let found = api.get_opt(child.name()).await?;
             let found = serde_json::to_value(&found)?;
             let seen = at(&found, &path).cloned();
-            Ok(if is_repaired(child.kind, seen.as_ref(), &wanted, &value) {
+            let repaired = match child.kind.kind {
+                "Secret" => has_new_keys(&found, &value),
+                _ => seen.as_ref() == Some(&wanted),
+            };
+            Ok(if repaired {
                 Seen::Yes(())
             } else {
                 Seen::NotYet(seen)
@@ -165,14 +169,15 @@ async fn edited(kubernetes: &Kubernetes, stage: &Stage, child: &Object) -> Resul
     Ok(begun.elapsed().as_secs_f64())
 }
 
-/// The same as before; of Secrets, whose values are random, something else than what was put there.
-fn is_repaired(kind: Kind, seen: Option<&Value>, wanted: &Value, edited: &Value) -> bool {
-    match seen {
-        Some(seen) if kind.kind == "Secret" => {
-            seen != edited && seen.as_str().is_some_and(|text| !text.is_empty())
-        }
-        seen => seen == Some(wanted),
-    }
+/// A Secret isn't as before: its values are random, and one of its keys is named after a value. What was put there is gone.
+fn has_new_keys(secret: &Value, edited: &Value) -> bool {
+    let data = secret["data"].as_object();
+    data.is_some_and(|data| {
+        !data.is_empty()
+            && data
+                .values()
+                .all(|value| value != edited && value.as_str() != Some(""))
+    })
 }
 
 /// A field that the operator has set, and another value for it.

@@ -228,6 +228,34 @@ async fn what_changes_nothing_is_not_applied_again() {
 }
 
 #[tokio::test]
+async fn what_is_there_without_labels_is_repaired_if_ours_and_left_alone_if_not() {
+    let plan = Plan {
+        apply: vec![child(Kind::ConfigMap, "demo-gateway", None)],
+        ..plan()
+    };
+    let with_owner = |uid: &'static str| {
+        Bench::new(Server::new(move |asked| {
+            let owner = json!([{"apiVersion": "imaccess.io/v1alpha1", "kind": "ImAccessCluster", "name": "demo", "uid": uid, "controller": true}]);
+            let metadata = json!({"name": "demo-gateway", "resourceVersion": "44", "ownerReferences": owner});
+            asked
+                .is(&Method::GET, "/configmaps")
+                .then(|| crate::testing::list(&[json!({"metadata": metadata})]))
+        }))
+    };
+    let ours = with_owner("uid-of-demo");
+    assert!(ours.carry_out(&plan).await.failure.is_none());
+    assert_eq!(ours.server.writes()[0].body["metadata"]["resourceVersion"], "44");
+
+    let others = with_owner("uid-of-another");
+    let failure = others.carry_out(&plan).await.failure.unwrap();
+    assert!(
+        failure.to_string().contains("ConfigMap demo-gateway is there"),
+        "{failure}"
+    );
+    assert!(others.server.writes().is_empty());
+}
+
+#[tokio::test]
 async fn secrets_are_made_and_never_overwritten() {
     let bench = Bench::new(Server::new(|_| None));
     let plan = Plan {

@@ -89,7 +89,7 @@ fn certificates_are_renewed_after_two_thirds_of_their_life() {
 #[test]
 fn what_is_wrong_with_a_certificate_renews_it() {
     type Case = (&'static str, fn(&mut crate::observed::SecretFacts));
-    let table: [Case; 4] = [
+    let table: [Case; 5] = [
         ("a key is missing", |facts| {
             facts.keys.retain(|key| key != "tls.key");
         }),
@@ -105,6 +105,7 @@ fn what_is_wrong_with_a_certificate_renews_it() {
             let key = imaccess_operator_api::names::ISSUED_FOR_ANNOTATION;
             facts.annotations.insert(key.to_owned(), "others".to_owned());
         }),
+        ("edited", |facts| facts.as_made = false),
     ];
     for (what, change) in table {
         let mut world = World::settled(MINIMAL);
@@ -116,6 +117,31 @@ fn what_is_wrong_with_a_certificate_renews_it() {
     assert_eq!(steps(&world.plan()), ["certificate push"]);
     world.observed.secrets.remove("demo-tickets");
     assert_eq!(steps(&world.plan()), ["certificate push", "tickets"]);
+}
+
+#[test]
+fn keys_that_somebody_edited_are_made_anew() {
+    for (secret, step) in [
+        ("demo-ca", "Make"),
+        ("demo-tickets", "tickets"),
+        ("demo-development-tokens", "tokens"),
+    ] {
+        let mut world = World::settled(MINIMAL);
+        world.observed.secrets.get_mut(secret).unwrap().as_made = false;
+        assert_eq!(steps(&world.plan()), [step]);
+        world.settle();
+    }
+    // What the user made is the user's.
+    let mut world = World::settled(MINIMAL);
+    world.change(|spec| {
+        spec.auth.ticket_keys_secret = Some(SecretName {
+            name: "keys".to_owned(),
+        })
+    });
+    world.users_secret("keys", &["tickets"]);
+    world.settle();
+    assert!(!world.observed.secrets["keys"].as_made);
+    assert!(steps(&world.plan()).is_empty());
 }
 
 /// Each step waits for the one before to have reached everybody.

@@ -186,6 +186,7 @@ impl World {
             SecretStep::DevelopmentTokens => &["key-1.pem", "signing.pem"],
         };
         facts.keys = keys.iter().map(|key| (*key).to_owned()).collect();
+        facts.as_made = true;
         self.observed.secrets.insert(name.clone(), facts);
         let object = json!({"metadata": {
             "name": name,

@@ -187,6 +187,19 @@ mod tests {
         buffer_bytes: 8_192,
     };
 
+    /// Kubernetes answers 406 at `/openid/v1/jwks` to who doesn't accept its type, which isn't `application/json`.
+    async fn keys_like_an_api_server(headers: HeaderMap) -> Result<&'static str, StatusCode> {
+        let accepted = headers["accept"].to_str().unwrap();
+        let accepts = accepted
+            .split(',')
+            .any(|kind| kind.trim() == "application/jwk-set+json");
+        if accepts {
+            Ok("{}")
+        } else {
+            Err(StatusCode::NOT_ACCEPTABLE)
+        }
+    }
+
     #[tokio::test]
     async fn a_document_comes_whole_or_not_at_all() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -197,6 +210,7 @@ mod tests {
                 "/token",
                 get(async |headers: HeaderMap| headers["authorization"].to_str().unwrap().to_owned()),
             )
+            .route("/keys", get(keys_like_an_api_server))
             .route("/hang", get(std::future::pending::<&'static str>));
         let stop = CancellationToken::new();
         let serving = tokio::spawn(serve_router(listener, router, LIMITS, stop.clone()));
@@ -212,6 +226,7 @@ mod tests {
         };
         let patient = Duration::from_secs(20);
         assert_eq!(get("/token", 100, patient).await.unwrap(), b"Bearer secret");
+        assert_eq!(get("/keys", 100, patient).await.unwrap(), b"{}");
         assert_eq!(get("/long", 10_000, patient).await.unwrap().len(), 10_000);
         assert!(matches!(
             get("/long", 9_999, patient).await,
