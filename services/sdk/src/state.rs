@@ -32,7 +32,7 @@ pub enum ConnectionState {
         /// Whether the session before a lost connection goes on.
         resumed: bool,
     },
-    /// Told to go elsewhere: a new connection is being made while the old one still serves.
+    /// Told to go elsewhere: a new connection is being made, the old one serves until the new one has the session.
     Moving,
     /// The connection is lost, the next attempt waits for its time. Requests wait for it until their deadlines.
     Suspended,

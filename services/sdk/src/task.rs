@@ -295,9 +295,14 @@ impl Task {
         if is_final(over.code) {
             return Some(over.code);
         }
-        self.show(ConnectionState::Suspended);
-        // A dial that is under way already, because of a go-away, goes on.
-        if !matches!(self.dial, Dial::Running(_)) {
+        if let Dial::Running(_) = self.dial {
+            // A dial that is under way already, because of a go-away, goes on. `moved` says that its login ended this connection: the
+            // session is there before its answer is here (PROTOCOL 3.6). If that never comes, `on_failure` shows the loss.
+            if over.code != Code::Moved {
+                self.show(ConnectionState::Suspended);
+            }
+        } else {
+            self.show(ConnectionState::Suspended);
             let wait = self.backoff.next(fastrand::f64(), some(over.retry_after));
             self.dial_at(now + wait);
         }

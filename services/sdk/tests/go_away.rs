@@ -132,6 +132,35 @@ async fn where_there_is_nowhere_to_go_it_stays_asks_again_and_comes_back_when_it
     assert_eq!(ticket, b"ticket");
 }
 
+/// The session is at the new gateway before its answer to the login is at the client.
+#[tokio::test]
+async fn a_move_that_ends_the_old_connection_first_is_no_loss() {
+    for (code, meanwhile) in [
+        (Code::Moved, ConnectionState::Moving),
+        (Code::Unexpected, ConnectionState::Suspended),
+    ] {
+        let (old, new, ipconfig) = (
+            Gateway::start().await,
+            Gateway::start().await,
+            Ipconfig::start().await,
+        );
+        let (client, mut leaving) = online(&ipconfig, &[&old]).await;
+        let mut states = client.states();
+        go_away(&mut leaving).await;
+        ipconfig.answer(&[&new]).await;
+        let mut arriving = new.accept().await;
+        let raw = arriving.read().await;
+        assert!(matches!(raw.frame(), Frame::Login(_)), "{raw:?}");
+        leaving.write(&Frame::Close(Close::with_code(code))).await;
+        // The client has taken it in when it has closed its side.
+        assert!(leaving.try_read().await.is_none());
+        assert_eq!(client.state(), meanwhile);
+        arriving.write(&Frame::LoginOk(resumed())).await;
+        let is_online = |state| matches!(state, ConnectionState::Online { resumed: true, .. });
+        assert!(states.wait_for(is_online).await.is_some());
+    }
+}
+
 #[tokio::test]
 async fn while_ipconfig_is_down_another_gateway_of_its_last_answer_serves() {
     let (old, new, ipconfig) = (

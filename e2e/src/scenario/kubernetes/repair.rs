@@ -218,7 +218,8 @@ fn at<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
     path.iter().try_fold(value, |value, key| value.get(key))
 }
 
-/// Takes the slot's label off a gateway pod, as a `kubectl label` by mistake would; seconds until it is back.
+/// Takes the slot's label off a gateway pod, as a `kubectl label` by mistake would; seconds until it has a slot that no other has (the
+/// lowest that is free, which nobody is connected by).
 async fn slot_label(kubernetes: &Kubernetes, stage: &Stage) -> Result<f64> {
     let pods: Api<Pod> = stage.namespace.api();
     let gateways = stage.cluster.pods(Part::Gateway).await?;
@@ -233,15 +234,18 @@ async fn slot_label(kubernetes: &Kubernetes, stage: &Stage) -> Result<f64> {
             .as_ref()
             .and_then(|labels| labels.get(SLOT_LABEL).cloned())
     };
-    let wanted = slot(&pods.get(&name).await?).context("a serving gateway has no slot")?;
+    slot(&pods.get(&name).await?).context("a serving gateway has no slot")?;
     let patch = json!({"metadata": {"labels": {SLOT_LABEL: null}}});
     pods.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
         .await?;
     let begun = Instant::now();
     kubernetes
-        .until("the slot's label is back", REPAIRED, async || {
-            let seen = slot(&pods.get(&name).await?);
-            Ok(if seen.as_ref() == Some(&wanted) {
+        .until("the pod has a slot of its own", REPAIRED, async || {
+            let gateways = stage.cluster.pods(Part::Gateway).await?;
+            let of = |pod: &Pod| pod.metadata.name.as_ref() == Some(&name);
+            let seen = gateways.iter().find(|pod| of(pod)).and_then(&slot);
+            let taken = gateways.iter().any(|pod| !of(pod) && slot(pod) == seen);
+            Ok(if seen.is_some() && !taken {
                 Seen::Yes(())
             } else {
                 Seen::NotYet(seen)
