@@ -136,7 +136,7 @@ fn keys_that_somebody_edited_are_made_anew() {
     world.change(|spec| {
         spec.auth.ticket_keys_secret = Some(SecretName {
             name: "keys".to_owned(),
-        })
+        });
     });
     world.users_secret("keys", &["tickets"]);
     world.settle();
