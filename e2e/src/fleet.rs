@@ -27,6 +27,8 @@ use course::{Course, Entry};
 
 /// Devices that connect at the same time: a login is a round trip or three, and the rest of the machine works too.
 const DOORS: usize = 32;
+/// An answer that took longer is told with its time.
+const SLOW: Duration = Duration::from_millis(500);
 /// For one device to be online, on a machine that does much else.
 const ONLINE: Duration = Duration::from_secs(60);
 /// A request that isn't answered within this is lost: longer than a move, and than a lost node takes to be noticed.
@@ -74,6 +76,9 @@ pub struct Traffic {
     pub failures: u64,
     /// The longest wait for an answer.
     pub longest: Duration,
+    /// Of the first answers that took longer than [`SLOW`]: when they were asked for, since the fleet's beginning, and how long they
+    /// took.
+    pub slow: Vec<(Duration, Duration)>,
 }
 
 /// Devices that are online, or trying to be.
@@ -238,11 +243,14 @@ impl Fleet {
 
 impl Traffic {
     /// One outcome: how long the answer took, or what came instead. Who leaves doesn't wait for answers.
-    fn take(&mut self, device: &str, outcome: Result<Duration, String>, left: bool) {
+    fn take(&mut self, device: &str, asked_at: Duration, outcome: Result<Duration, String>, left: bool) {
         match outcome {
             Ok(took) => {
                 self.answered += 1;
                 self.longest = self.longest.max(took);
+                if took > SLOW && self.slow.len() < 20 {
+                    self.slow.push((asked_at, took));
+                }
             }
             Err(_) if left => self.asked -= 1,
             Err(what) => {
@@ -307,7 +315,7 @@ async fn ask(ground: Arc<Ground>, device: String, client: Client, first: Duratio
         }
         let payload = format!("{device} asks {number}");
         lock(&ground.traffic).asked += 1;
-        let begun = Instant::now();
+        let (begun, asked_at) = (Instant::now(), ground.begin.elapsed());
         let options = RequestOptions::within(REQUEST);
         let reply = client
             .request_with(ground.plan.business, payload.clone(), options)
@@ -317,7 +325,7 @@ async fn ask(ground: Arc<Ground>, device: String, client: Client, first: Duratio
             Ok(reply) if reply.payload == payload => Ok(begun.elapsed()),
             other => Err(other.map_or_else(|error| error.to_string(), |reply| format!("{reply:?}"))),
         };
-        lock(&ground.traffic).take(&device, outcome, left);
+        lock(&ground.traffic).take(&device, asked_at, outcome, left);
         sleep_until(next).await;
     }
 }

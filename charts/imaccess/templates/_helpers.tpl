@@ -24,7 +24,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{- append .Values.watchNamespaces .Release.Namespace | uniq | sortAlpha | join "," -}}
 {{- end }}
 
-{{/* What the operator may do where it looks after clusters. The same, by a ClusterRole or by a Role in each namespace. */}}
+{{/* What the operator may do where it looks after clusters: what it makes it lists, watches, makes, changes and deletes. The same, by a ClusterRole or by a Role in each namespace. */}}
 {{- define "imaccess.rules" -}}
 - apiGroups: [imaccess.io]
   resources: [imaccessclusters]

@@ -33,14 +33,15 @@ pub fn kubeconfig(layout: &Layout) -> PathBuf {
     layout.path("kind.kubeconfig")
 }
 
-/// Creates the cluster, unless it is there, and makes its pods reachable from this machine.
+/// Creates the cluster, unless it is there, and makes its pods reachable from this machine; answers whether it was there.
 ///
 /// # Errors
 /// When kind or the container engine fails.
-pub fn up(layout: &Layout, workspace: &Path) -> Result<()> {
+pub fn up(layout: &Layout, workspace: &Path) -> Result<bool> {
     let there = output(&mut command("kind", ["get", "clusters"]))?;
     let credentials = kubeconfig(layout);
-    if there.lines().any(|name| name == NAME) {
+    let was_there = there.lines().any(|name| name == NAME);
+    if was_there {
         println!("the kind cluster {NAME} is there already");
         succeed(command("kind", ["export", "kubeconfig", "--name", NAME, "--kubeconfig"]).arg(&credentials))?;
     } else {
@@ -57,7 +58,8 @@ pub fn up(layout: &Layout, workspace: &Path) -> Result<()> {
         }
         succeed(&mut create)?;
     }
-    route_to_pods(&credentials)
+    route_to_pods(&credentials)?;
+    Ok(was_there)
 }
 
 /// Pods and Services of kind are behind its nodes, which this machine reaches by the engine's bridge.

@@ -95,8 +95,8 @@ impl Image {
         let identity = manifest["digest"].as_str().unwrap_or_default().to_owned();
         // The first is what containerd names the image by; the second is the layout's own name for it.
         manifest["annotations"] = json!({
-            "io.containerd.image.name": self.reference,
-            "org.opencontainers.image.ref.name": self.reference,
+            "io.containerd.image.name": full_reference(&self.reference),
+            "org.opencontainers.image.ref.name": full_reference(&self.reference),
         });
         let index = json!({
             "schemaVersion": 2,
@@ -198,11 +198,40 @@ fn tar_of(files: &BTreeMap<String, Vec<u8>>) -> Result<Vec<u8>> {
     builder.into_inner().context("the archive's end")
 }
 
+/// A reference with what people leave out: containerd takes names as they are, and the kubelet asks for whole ones.
+fn full_reference(reference: &str) -> String {
+    let mut full = match reference.split_once('/') {
+        None => format!("docker.io/library/{reference}"),
+        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => reference.to_owned(),
+        Some(_) => format!("docker.io/{reference}"),
+    };
+    let last = full.rsplit('/').next().unwrap_or_default();
+    if !last.contains([':', '@']) {
+        full.push_str(":latest");
+    }
+    full
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;
 
     use super::*;
+
+    #[test]
+    fn references_are_whole_as_the_kubelet_asks_for_them() {
+        for (short, whole) in [
+            ("imaccess:0.1.0", "docker.io/library/imaccess:0.1.0"),
+            ("imaccess", "docker.io/library/imaccess:latest"),
+            ("team/imaccess:1", "docker.io/team/imaccess:1"),
+            ("imaccess.io/imaccess:dev", "imaccess.io/imaccess:dev"),
+            ("localhost/imaccess:1", "localhost/imaccess:1"),
+            ("registry:5000/imaccess", "registry:5000/imaccess:latest"),
+            ("example.com/a@sha256:00", "example.com/a@sha256:00"),
+        ] {
+            assert_eq!(full_reference(short), whole);
+        }
+    }
 
     fn image() -> Image {
         let mut libraries = Layer::default();

@@ -9,7 +9,7 @@ use imaccess_e2e::{Report, Size, scenario};
 /// Run promised behaviours and print their figures.
 #[derive(Parser)]
 struct Arguments {
-    /// The scenario's name, or `all`.
+    /// The scenario's name; `all` for those that need no Kubernetes, `k8s-all` for those that do.
     #[arg(required_unless_present = "list")]
     name: Option<String>,
     /// Name every scenario and what it shows.
@@ -24,6 +24,11 @@ struct Arguments {
     /// Run at the size of the tests.
     #[arg(long)]
     small: bool,
+}
+
+fn on_kubernetes(wanted: bool) -> Vec<&'static str> {
+    let names = scenario::ALL.iter().map(|scenario| scenario.name);
+    names.filter(|name| name.starts_with("k8s-") == wanted).collect()
 }
 
 fn main() -> Result<ExitCode> {
@@ -41,7 +46,8 @@ fn main() -> Result<ExitCode> {
         .enable_all()
         .build()?;
     let names: Vec<&str> = match wanted {
-        "all" => scenario::ALL.iter().map(|scenario| scenario.name).collect(),
+        "all" => on_kubernetes(false),
+        "k8s-all" => on_kubernetes(true),
         one => vec![one],
     };
     let mut failed = Vec::new();

@@ -14,7 +14,7 @@ use crate::workspace::{Workspace, status, succeed};
 #[derive(Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Options {
-    /// The scenario's name, or `all`.
+    /// The scenario's name; `all` for those that need no Kubernetes, `k8s-all` for those that do.
     #[arg(required_unless_present = "list")]
     name: Option<String>,
     /// Name every scenario and what it shows.

@@ -31,8 +31,8 @@ pub(crate) struct Options {
 pub(crate) enum Cluster {
     /// Someone else's; the image must be there, under the name that `IMACCESS_IMAGE` says.
     Given,
-    /// kind's.
-    Kind,
+    /// kind's, and whether it was there before.
+    Kind { was_there: bool },
     /// Ours, and whether it ran before.
     Local { record: Record, ran_before: bool },
 }
@@ -100,8 +100,8 @@ impl Cluster {
             }
         }
         if given.is_none() && own.is_none() && kind::is_there() {
-            kind::up(layout, &workspace.root)?;
-            return Ok(Self::Kind);
+            let was_there = kind::up(layout, &workspace.root)?;
+            return Ok(Self::Kind { was_there });
         }
         let record = up(layout, &workspace.root)?;
         let ran_before = own.is_some_and(|own| own.init == record.init);
@@ -131,7 +131,7 @@ impl Cluster {
                 }
                 Ok(())
             }
-            Self::Kind => {
+            Self::Kind { .. } => {
                 image::write(workspace, &binary, image::REFERENCE, None, &archive)?;
                 kind::load(&archive)?;
                 kind::load(&toolbox(layout)?)
@@ -147,7 +147,7 @@ impl Cluster {
     /// Starts a program where clients of the cluster stand.
     pub(crate) fn command(&self, program: &Path) -> Command {
         match self {
-            Self::Given | Self::Kind => Command::new(program),
+            Self::Given | Self::Kind { .. } => Command::new(program),
             Self::Local { record, .. } => {
                 let mut words = outside(record).into_iter();
                 let mut command = Command::new(words.next().unwrap_or_default());
@@ -176,7 +176,7 @@ impl Cluster {
         }
         match self {
             Self::Given => {}
-            Self::Kind => {
+            Self::Kind { .. } => {
                 command
                     .env("KUBECONFIG", absolute(&kind::kubeconfig(layout))?)
                     .env("IMACCESS_AUDIT_LOG", kind::audit_log(&workspace.root))
@@ -198,11 +198,11 @@ impl Cluster {
     /// Ends what this run created.
     pub(crate) fn end(&self, layout: &Layout) -> Result<()> {
         match self {
-            Self::Kind => kind::down(),
+            Self::Kind { was_there: false } => kind::down(),
             Self::Local {
                 ran_before: false, ..
             } => down(layout),
-            Self::Given | Self::Local { .. } => Ok(()),
+            Self::Given | Self::Kind { .. } | Self::Local { .. } => Ok(()),
         }
     }
 }

@@ -86,7 +86,7 @@ pub struct Listener {
     pub name: String,
     /// The protocol below the frames.
     pub protocol: Protocol,
-    /// The port. 7300, 8000 to 8101 and 9300 to 9310 are the parts' own.
+    /// The port. 7300, 9300, 9301 and 9310 are the pod's own.
     #[schemars(range(min = 1, max = 65_535))]
     #[x_kube(validation = Rule::new("!(self in [7300, 9300, 9301, 9310])").message("ports 7300, 9300, 9301 and 9310 are used by the pod itself; choose another"))]
     pub port: i32,
@@ -151,7 +151,7 @@ pub struct Autoscaling {
     #[schemars(range(min = 1))]
     pub connections_per_pod: Option<i64>,
     /// Bytes per second that a pod should send on average; needs an adapter that serves the pod metric
-    /// `imaccess_gateway_sent_bytes_per_second`.
+    /// `imaccess_gateway_sent_bytes_per_second`, computed as `rate(imaccess_gateway_sent_bytes_total[1m])`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth_per_pod: Option<Quantity>,
     /// CPU use of its request, in percent; needs the metrics server.

@@ -14,7 +14,8 @@ pub fn page() -> String {
     let mut page = String::from(
         "# ImAccessCluster\n\n<!-- Made by `cargo xtask gen` from operator/api. Don't edit. -->\n\n\
          `imaccess.io/v1alpha1`, namespaced, short name `imac`. The parts that the operator makes of it are described in \
-         [kubernetes.md](kubernetes.md).\n\nA field without a default and not marked *required* may be left out, and then does nothing.\n",
+         [kubernetes.md](kubernetes.md).\n\nA field without a default and not marked *required* may be left out: then it is as its description says, and an object has the \
+         defaults of its fields.\n",
     );
     for section in ["spec", "status"] {
         let _ = write!(page, "\n## {section}\n");

@@ -118,28 +118,19 @@ pub async fn run(options: Options, planner: Planner, stop: CancellationToken) ->
     let own_namespace = config.default_namespace.clone();
     let lease_client = Client::try_from(config).map_err(RunError::Client)?;
 
-    let pages_stop = CancellationToken::new();
-    let checked = health.clone();
-    let pages = tokio::spawn(server.with_health(move || checked.check()).serve(
-        registry,
-        readiness.clone(),
-        Router::new(),
-        pages_stop.clone(),
-    ));
-
     let campaign_stop = CancellationToken::new();
     let campaign = if options.election {
         let namespace = options.lease_namespace.clone().unwrap_or(own_namespace);
         let leases: Api<Lease> = Api::namespaced(lease_client, &namespace);
         let elector = Elector::new(options.identity.clone(), Timing::DEFAULT);
         let campaign = Campaign::new(
-            leases,
-            options.lease_name.clone(),
+            (leases, options.lease_name.clone()),
             elector,
             gate.clone(),
             clock,
             metrics.clone(),
             health.pulse("the election"),
+            &readiness,
         );
         Some(tokio::spawn(campaign.run(campaign_stop.clone())))
     } else {
@@ -147,7 +138,16 @@ pub async fn run(options: Options, planner: Planner, stop: CancellationToken) ->
         None
     };
 
+    let checked = health.clone();
     let operator = Operator::new(&options, planner, gated, metrics, health, &readiness);
+    // Now that all conditions are there: without one it would be ready.
+    let pages_stop = CancellationToken::new();
+    let pages = tokio::spawn(server.with_health(move || checked.check()).serve(
+        registry,
+        readiness.clone(),
+        Router::new(),
+        pages_stop.clone(),
+    ));
     let leads = operator.follow(gate.clone());
     operator.live(leads, stop).await;
     readiness.drain();

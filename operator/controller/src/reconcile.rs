@@ -47,6 +47,17 @@ const PASS_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// What passes need, and remember.
 pub struct Passes {
+    /// What they need.
+    pub parts: Parts,
+    permits: Semaphore,
+    serial: AtomicU64,
+    backoff: Mutex<Backoff>,
+    memory: Mutex<Memory>,
+    undecodable: Mutex<std::collections::BTreeSet<Key>>,
+}
+
+/// What passes need.
+pub struct Parts {
     /// Behind the gate.
     pub client: Client,
     /// What decides.
@@ -68,35 +79,6 @@ pub struct Passes {
     /// How long what happens is gathered before a pass looks. (The controller's own debounce starts anew with each event, and so
     /// wouldn't look at all while a large rollout brings them steadily.)
     pub settle: Duration,
-    permits: Semaphore,
-    serial: AtomicU64,
-    backoff: Mutex<Backoff>,
-    memory: Mutex<Memory>,
-    undecodable: Mutex<std::collections::BTreeSet<Key>>,
-}
-
-/// What [`Passes`] are made from.
-pub struct Parts {
-    /// Behind the gate.
-    pub client: Client,
-    /// What decides.
-    pub planner: Planner,
-    /// The operator's own version.
-    pub version: String,
-    /// How long certificates are good for.
-    pub lifetimes: Lifetimes,
-    /// Counters.
-    pub metrics: Metrics,
-    /// Events.
-    pub recorder: Recorder,
-    /// What the API server has.
-    pub capabilities: watch::Receiver<Capabilities>,
-    /// What hangs.
-    pub health: Health,
-    /// See [`Passes::resync`].
-    pub resync: Duration,
-    /// See [`Passes::settle`].
-    pub settle: Duration,
 }
 
 /// What a pass came to.
@@ -110,16 +92,7 @@ impl Passes {
     #[must_use]
     pub fn new(parts: Parts) -> Passes {
         Passes {
-            client: parts.client,
-            planner: parts.planner,
-            version: parts.version,
-            lifetimes: parts.lifetimes,
-            metrics: parts.metrics,
-            recorder: parts.recorder,
-            capabilities: parts.capabilities,
-            health: parts.health,
-            resync: parts.resync,
-            settle: parts.settle,
+            parts,
             permits: Semaphore::new(CONCURRENCY),
             serial: AtomicU64::new(0),
             backoff: Mutex::default(),
@@ -144,10 +117,10 @@ impl Passes {
             id = serial,
         );
         async {
-            tokio::time::sleep(self.settle).await;
+            tokio::time::sleep(self.parts.settle).await;
             // The semaphore is never closed.
             let _permit = self.permits.acquire().await;
-            let _pass = self.health.pass(serial, key.to_string());
+            let _pass = self.parts.health.pass(serial, key.to_string());
             let began = Instant::now();
             let work = AssertUnwindSafe(Box::pin(self.work(&key))).catch_unwind();
             let result = match tokio::time::timeout(PASS_TIMEOUT, work).await {
@@ -167,7 +140,8 @@ impl Passes {
         let pause = {
             let mut backoff = lock(&self.backoff);
             let pause = backoff.failed(&key_of(object), error.class(), fastrand::f64());
-            self.metrics
+            self.parts
+                .metrics
                 .backoff
                 .set(i64::try_from(backoff.len()).unwrap_or(i64::MAX));
             pause
@@ -182,6 +156,7 @@ impl Passes {
         self.decoded(key, true);
         // Gone already where it was never set.
         let _ = self
+            .parts
             .metrics
             .certificate_not_after
             .remove_label_values(&[&key.namespace, &key.name]);
@@ -193,8 +168,9 @@ impl Passes {
             Err(error) => (Some(error), None),
         };
         let label = failure.as_ref().map_or("done", Error::reason);
-        self.metrics.reconciles.with_label_values(&[label]).inc();
-        self.metrics
+        self.parts.metrics.reconciles.with_label_values(&[label]).inc();
+        self.parts
+            .metrics
             .seconds
             .with_label_values(&[label])
             .observe(began.elapsed().as_secs_f64());
@@ -202,7 +178,7 @@ impl Passes {
             None => {
                 self.recovered(key);
                 // A tenth more or less, so that clusters aren't looked at together for ever.
-                let resync = self.resync.mul_f64(0.9 + fastrand::f64() / 5.0);
+                let resync = self.parts.resync.mul_f64(0.9 + fastrand::f64() / 5.0);
                 Ok(Action::requeue(
                     look_again.map_or(resync, |pause| pause.min(resync)),
                 ))
@@ -220,7 +196,7 @@ impl Passes {
     }
 
     async fn work(&self, key: &Key) -> Result<Done, Error> {
-        let cluster = match observe::cluster(&self.client, key).await {
+        let cluster = match observe::cluster(&self.parts.client, key).await {
             Ok(Some(cluster)) => cluster,
             Ok(None) => {
                 self.forget(key);
@@ -247,8 +223,14 @@ impl Passes {
         }
         let now = Timestamp::now();
         let before = cluster.status.clone().unwrap_or_default();
-        let capabilities = *self.capabilities.borrow();
-        let gathered = observe::gather(&self.client, cluster.clone(), capabilities, &self.version).await;
+        let capabilities = *self.parts.capabilities.borrow();
+        let gathered = observe::gather(
+            &self.parts.client,
+            cluster.clone(),
+            capabilities,
+            &self.parts.version,
+        )
+        .await;
         let planned = match gathered {
             Ok(gathered) => self.plan(&gathered.observed, now).map(|plan| (gathered, plan)),
             Err(error) => Err(error),
@@ -272,11 +254,11 @@ impl Passes {
     ) -> Result<Done, Error> {
         self.note_certificates(key, &gathered.observed);
         let applier = Applier {
-            client: &self.client,
+            client: &self.parts.client,
             key,
-            lifetimes: self.lifetimes,
+            lifetimes: self.parts.lifetimes,
             memory: &self.memory,
-            metrics: &self.metrics,
+            metrics: &self.parts.metrics,
         };
         let outcome = Box::pin(applier.carry_out(&gathered, &plan, now)).await;
         let cluster = &gathered.observed.cluster;
@@ -300,12 +282,12 @@ impl Passes {
 
     /// The plan, or that making it panicked: a defect that must not take the other clusters with it.
     fn plan(&self, observed: &Observed, now: Timestamp) -> Result<Plan, Error> {
-        std::panic::catch_unwind(AssertUnwindSafe(|| (self.planner)(observed, now)))
+        std::panic::catch_unwind(AssertUnwindSafe(|| (self.parts.planner)(observed, now)))
             .map_err(|panic| self.panicked(panic.as_ref()))
     }
 
     fn panicked(&self, panic: &(dyn Any + Send)) -> Error {
-        self.metrics.panics.inc();
+        self.parts.metrics.panics.inc();
         let message = panic
             .downcast_ref::<&str>()
             .map(|text| (*text).to_owned())
@@ -339,7 +321,7 @@ impl Passes {
             let news = lock(&self.memory).news(key, notices);
             self.publish(&cluster.object_ref(&()), news).await;
         }
-        apply::status(&self.client, &self.metrics, cluster, &status)
+        apply::status(&self.parts.client, &self.parts.metrics, cluster, &status)
             .await
             .map(drop)
     }
@@ -348,7 +330,7 @@ impl Passes {
     async fn tell_undecodable(&self, key: &Key, fault: &str, error: &Error) -> Result<(), Error> {
         let resource = kube::api::ApiResource::erase::<ImAccessCluster>(&());
         let api: kube::Api<kube::api::DynamicObject> =
-            kube::Api::namespaced_with(self.client.clone(), &key.namespace, &resource);
+            kube::Api::namespaced_with(self.parts.client.clone(), &key.namespace, &resource);
         let found = api
             .get_opt(&key.name)
             .await
@@ -389,7 +371,7 @@ impl Passes {
             },
             "status": status,
         });
-        apply::write_status(&self.client, &self.metrics, key, &patch).await
+        apply::write_status(&self.parts.client, &self.parts.metrics, key, &patch).await
     }
 
     async fn publish(&self, about: &ObjectReference, notices: Vec<Notice>) {
@@ -406,10 +388,16 @@ impl Passes {
                 action: "Reconcile".to_owned(),
                 secondary: None,
             };
-            match self.recorder.publish(&event, about).await {
-                Ok(()) => self.metrics.writes.with_label_values(&["Event", "create"]).inc(),
+            match self.parts.recorder.publish(&event, about).await {
+                Ok(()) => self
+                    .parts
+                    .metrics
+                    .writes
+                    .with_label_values(&["Event", "create"])
+                    .inc(),
                 Err(error) => {
-                    self.metrics
+                    self.parts
+                        .metrics
                         .write_failures
                         .with_label_values(&["Event", "Unpublished"])
                         .inc();
@@ -428,7 +416,8 @@ impl Passes {
             .filter_map(|text| text.parse::<Timestamp>().ok())
             .min();
         if let Some(first) = first {
-            self.metrics
+            self.parts
+                .metrics
                 .certificate_not_after
                 .with_label_values(&[&key.namespace, &key.name])
                 .set(first.as_second());
@@ -438,7 +427,8 @@ impl Passes {
     fn recovered(&self, key: &Key) {
         let mut backoff = lock(&self.backoff);
         backoff.forget(key);
-        self.metrics
+        self.parts
+            .metrics
             .backoff
             .set(i64::try_from(backoff.len()).unwrap_or(i64::MAX));
     }
@@ -450,7 +440,8 @@ impl Passes {
         } else {
             undecodable.insert(key.clone());
         }
-        self.metrics
+        self.parts
+            .metrics
             .undecodable
             .set(i64::try_from(undecodable.len()).unwrap_or(i64::MAX));
     }

@@ -35,12 +35,12 @@ pub fn run(
     stop: CancellationToken,
 ) -> BoxStream<'static, Report> {
     let scope = Scope {
-        client: &passes.client,
+        client: &passes.parts.client,
         namespace,
     };
     let clusters: Api<Guarded> = match namespace {
-        Some(namespace) => Api::namespaced(passes.client.clone(), namespace),
-        None => Api::all(passes.client.clone()),
+        Some(namespace) => Api::namespaced(passes.parts.client.clone(), namespace),
+        None => Api::all(passes.parts.client.clone()),
     };
     let mut controller = Controller::new(clusters, watcher::Config::default());
     // Metadata only, and only what we made.
@@ -54,8 +54,8 @@ pub fn run(
         if watched {
             let resource = kinds::resource(kind);
             let api: Api<DynamicObject> = match namespace {
-                Some(namespace) => Api::namespaced_with(passes.client.clone(), namespace, &resource),
-                None => Api::all_with(passes.client.clone(), &resource),
+                Some(namespace) => Api::namespaced_with(passes.parts.client.clone(), namespace, &resource),
+                None => Api::all_with(passes.parts.client.clone(), &resource),
             };
             controller = controller.owns_with(api, resource, ours.clone());
         }

@@ -152,6 +152,7 @@ impl Departure {
     /// All of it as figures and limits, whose names begin with `name`.
     pub(super) fn judge(&self, report: &mut Report, name: &str, fleet: &Fleet, rules: Rules) {
         let told = self.devices(report, name);
+        report.figure(&format!("{name}_began_at_seconds"), self.since.as_secs_f64());
         let losses = self.courses.iter().flat_map(|course| &course.losses);
         for (number, loss) in losses.take(3).enumerate() {
             let seconds = |at: Duration| at.saturating_sub(self.since).as_secs_f64();

@@ -140,6 +140,7 @@ async fn drain(kubernetes: &Kubernetes, size: Size, seed: u64) -> Result<Report>
     let traffic = fleet.traffic();
     report.figure("requests", traffic.asked);
     report.figure("longest_answer_ms", traffic.longest.as_secs_f64() * 1e3);
+    report.figure("slow_answers_asked_at_and_took", format!("{:.1?}", traffic.slow));
     report.figure("failed_requests_first", traffic.failed.join("; "));
     report.exactly("requests_that_failed", count(traffic.failures), 0.0);
     fleet.close().await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use imaccess_common::admin::{Condition, Readiness};
 use imaccess_operator_api::names::FIELD_MANAGER;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -27,6 +28,8 @@ pub struct Campaign {
     clock: Clock,
     metrics: Metrics,
     pulse: Pulse,
+    /// Holds once it is known who leads.
+    known: Condition,
     /// The object as it was last read or written; read again when nothing is known of it, or it is another's.
     object: Option<Lease>,
 }
@@ -41,16 +44,17 @@ enum Failure {
 }
 
 impl Campaign {
-    /// A campaign for the Lease `name`.
+    /// A campaign for the Lease `name`; `readiness` gets the condition `lease`, which holds once it is known who leads: an operator
+    /// that may not read its lease never gets ready, and the installation says so.
     #[must_use]
     pub fn new(
-        leases: Api<Lease>,
-        name: String,
+        (leases, name): (Api<Lease>, String),
         elector: Elector,
         gate: Gate,
         clock: Clock,
         metrics: Metrics,
         pulse: Pulse,
+        readiness: &Readiness,
     ) -> Campaign {
         Campaign {
             leases,
@@ -60,6 +64,7 @@ impl Campaign {
             clock,
             metrics,
             pulse,
+            known: readiness.condition("lease"),
             object: None,
         }
     }
@@ -83,7 +88,10 @@ impl Campaign {
     async fn step(&mut self) -> Duration {
         let timing = self.elector.timing();
         match self.attempt().await {
-            Ok(pause) => pause,
+            Ok(pause) => {
+                self.known.set(true);
+                pause
+            }
             Err(fault) => {
                 self.metrics.lease_failures.inc();
                 tracing::warn!(lease = self.name, error = %fault, "the lease can't be read or renewed; trying again");

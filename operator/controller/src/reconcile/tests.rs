@@ -100,7 +100,10 @@ async fn a_pass_applies_and_writes_the_status_last() {
         ["PATCH services/demo-state", "PATCH demo/status"]
     );
     assert_eq!(action, Action::requeue(Duration::from_secs(30)));
-    assert_eq!(passes.metrics.reconciles.with_label_values(&["done"]).get(), 1);
+    assert_eq!(
+        passes.parts.metrics.reconciles.with_label_values(&["done"]).get(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -125,7 +128,7 @@ async fn a_refusal_shows_in_the_status_and_waits_for_a_change() {
     );
     let slow = passes.after(&demo(), &error);
     assert!(slow != Action::await_change(), "not every change is seen");
-    assert_eq!(passes.metrics.backoff.get(), 1);
+    assert_eq!(passes.parts.metrics.backoff.get(), 1);
     pass(&passes).await.unwrap_err();
     let events = |server: &Server| {
         let writes = server.writes();
@@ -159,8 +162,8 @@ async fn a_conflict_is_no_news_and_is_tried_again_at_once() {
         "{action:?}"
     );
     pass(&passes).await.unwrap();
-    assert_eq!(passes.metrics.conflicts.get(), 1);
-    assert_eq!(passes.metrics.backoff.get(), 0);
+    assert_eq!(passes.parts.metrics.conflicts.get(), 1);
+    assert_eq!(passes.parts.metrics.backoff.get(), 0);
 }
 
 #[tokio::test]
@@ -170,7 +173,7 @@ async fn a_panic_in_the_plan_is_a_condition_and_not_the_end() {
     for round in 1..=2 {
         let error = pass(&passes).await.unwrap_err();
         assert!(error.to_string().contains("no such slot: 7"), "{error}");
-        assert_eq!(passes.metrics.panics.get(), round);
+        assert_eq!(passes.parts.metrics.panics.get(), round);
     }
     assert!(has(&server, condition::READY, "False", "OperatorDefect"));
     assert!(has(&server, condition::STALLED, "True", "OperatorDefect"));
@@ -189,9 +192,9 @@ async fn what_cannot_be_read_is_told_so() {
     let error = pass(&passes).await.unwrap_err();
     assert!(matches!(error, Error::Undecodable(_)), "{error}");
     assert!(has(&server, condition::STALLED, "True", "InvalidSpecification"));
-    assert_eq!(passes.metrics.undecodable.get(), 1);
+    assert_eq!(passes.parts.metrics.undecodable.get(), 1);
     passes.forget(&Key::new("default", "demo"));
-    assert_eq!(passes.metrics.undecodable.get(), 0);
+    assert_eq!(passes.parts.metrics.undecodable.get(), 0);
 }
 
 #[tokio::test]
@@ -261,5 +264,5 @@ async fn the_plan_sees_what_there_is_and_no_secret() {
     });
     let passes = passes(&server, look);
     pass(&passes).await.unwrap();
-    assert_eq!(passes.metrics.panics.get(), 0);
+    assert_eq!(passes.parts.metrics.panics.get(), 0);
 }

@@ -61,22 +61,26 @@ struct Candidate {
     stop: CancellationToken,
     task: JoinHandle<()>,
     metrics: Metrics,
+    readiness: Readiness,
 }
 
 fn candidate(leases: &Leases, name: &str) -> Candidate {
     let began = Instant::now();
     let clock = Clock::of(move || began.elapsed());
-    let metrics = metrics();
+    let (metrics, readiness) = (metrics(), Readiness::new());
     let gate = Gate::new(clock.clone(), Timing::DEFAULT.request, metrics.refusals.clone());
     let cut = Arc::new(AtomicBool::new(false));
     let campaign = Campaign::new(
-        Api::namespaced(leases.server(&cut).client(), "imaccess-system"),
-        "imaccess-operator".to_owned(),
+        (
+            Api::namespaced(leases.server(&cut).client(), "imaccess-system"),
+            "imaccess-operator".to_owned(),
+        ),
         Elector::new(name.to_owned(), Timing::DEFAULT),
         gate.clone(),
         clock,
         metrics.clone(),
         Health::new().pulse("test"),
+        &readiness,
     );
     let stop = CancellationToken::new();
     Candidate {
@@ -85,6 +89,7 @@ fn candidate(leases: &Leases, name: &str) -> Candidate {
         task: tokio::spawn(campaign.run(stop.clone())),
         stop,
         metrics,
+        readiness,
     }
 }
 
@@ -147,6 +152,28 @@ async fn a_leader_that_cannot_renew_ceases_by_itself_and_comes_back() {
     only.cut.store(false, Ordering::SeqCst);
     assert!(until(|| only.gate.is_open()).await <= Duration::from_secs(3));
     assert_eq!(leases.field("leaseTransitions"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_ready_once_it_is_known_who_leads() {
+    let leases = Leases::default();
+    let (first, second) = (candidate(&leases, "first"), candidate(&leases, "second"));
+    for candidate in [&first, &second] {
+        candidate.cut.store(true, Ordering::SeqCst);
+    }
+    pass_by(30).await;
+    assert!(!first.readiness.is_ready() && !second.readiness.is_ready());
+    for candidate in [&first, &second] {
+        candidate.cut.store(false, Ordering::SeqCst);
+    }
+    // Also the one that doesn't lead.
+    until(|| first.readiness.is_ready() && second.readiness.is_ready()).await;
+    first.cut.store(true, Ordering::SeqCst);
+    pass_by(60).await;
+    assert!(
+        first.readiness.is_ready(),
+        "an API server that is away for a while makes no pod unready"
+    );
 }
 
 #[tokio::test(start_paused = true)]
