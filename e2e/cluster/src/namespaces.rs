@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -27,7 +28,7 @@ pub(crate) fn create(layout: &Layout) -> Result<Record> {
     let listener = TcpListener::bind("127.0.0.1:0").context("a port for the API server")?;
     let port = listener.local_addr().context("the port's number")?.port();
     let log = File::create(layout.path("logs/hold.log")).context("cannot create logs/hold.log")?;
-    let this = std::env::current_exe().context("the running program's path")?;
+    let this = own_copy(layout)?;
     let child = Command::new("unshare")
         .args([
             "--net",
@@ -76,6 +77,20 @@ pub(crate) fn create(layout: &Layout) -> Result<Record> {
     };
     record.write(layout)?;
     Ok(record)
+}
+
+/// A copy of the running program, by a name that stays: a build, also the one that `cargo xtask test` begins with, puts another file in
+/// the place of its own.
+fn own_copy(layout: &Layout) -> Result<PathBuf> {
+    let copy = layout.path("bin/xtask");
+    let copied = fs::remove_file(&copy)
+        .or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })
+        .and_then(|()| fs::copy("/proc/self/exe", &copy));
+    copied.with_context(|| format!("cannot copy the running program to {}", copy.display()))?;
+    Ok(copy)
 }
 
 /// A command that runs inside, in the network *outside* of the nodes.

@@ -165,10 +165,7 @@ impl Cluster {
         command: &mut Command,
     ) -> Result<()> {
         command
-            .env(
-                "IMACCESS_XTASK",
-                env::current_exe().context("this program has no path")?,
-            )
+            .env("IMACCESS_XTASK", workspace.binary("xtask"))
             .env("PATH", path_with(&layout.path("bin")))
             .env("PROMETHEUS", programs::prometheus(workspace)?);
         if !matches!(self, Self::Given) {
