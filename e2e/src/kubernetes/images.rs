@@ -30,13 +30,12 @@ impl Kubernetes {
         let archive = directory.path().join("image.tar");
         let archive = archive.to_string_lossy();
         let stamp = stamp.to_string();
-        let mut words = vec![
-            "image", "--stamp", &stamp, "--tag", &reference, "--output", &archive,
+        // The binary that is under test, which no test builds.
+        let binary = crate::command::binary()?;
+        let binary = binary.to_string_lossy();
+        let words = [
+            "image", "--stamp", &stamp, "--tag", &reference, "--output", &archive, "--binary", &binary,
         ];
-        let binary = std::env::var("IMACCESS_BINARY").ok();
-        if let Some(binary) = &binary {
-            words.extend(["--binary", binary]);
-        }
         xtask(&self.environment.workspace, &words).await?;
         match self.environment.cluster {
             ClusterKind::Kind => {
