@@ -48,13 +48,14 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
             begun.elapsed().as_secs_f64(),
             TAKEOVER_SECONDS,
         );
+        stage.operator.running(kubernetes, 2).await?;
+        stage.cluster.ready(kubernetes).await?;
+        // A pod that leads may not have been seen to run yet: then its address isn't known.
         let second = stage.operator.leader(kubernetes, TAKEN_OVER).await?;
         ensure!(
             second.metadata.uid != first.metadata.uid,
             "the killed pod still leads"
         );
-        stage.operator.running(kubernetes, 2).await?;
-        stage.cluster.ready(kubernetes).await?;
         if let Some(audit) = &mut audit {
             let entries = audit.take(kubernetes, &stage.namespace).await?;
             one_leads(
