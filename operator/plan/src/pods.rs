@@ -1,5 +1,6 @@
 //! Pod templates, each a function of its inputs alone: what a template depends on is what says when pods are replaced.
 
+mod ending;
 pub(crate) mod gateway;
 pub(crate) mod ipconfig;
 mod probe;

@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Images, PAGES_PORT, TokenKeys, container, container_port, probe, pull_secrets, scheduling, security,
-    volume,
+    Images, PAGES_PORT, TokenKeys, container, container_port, ending, probe, pull_secrets, scheduling,
+    security, volume,
 };
 use crate::cluster::Cluster;
 use crate::configuration::{self, file, files, path};
@@ -89,6 +89,7 @@ impl<'a> Inputs<'a> {
                 ],
                 "readinessProbe": probe::readiness(PAGES_PORT),
                 "livenessProbe": probe::liveness(PAGES_PORT),
+                "lifecycle": ending::after_propagation(),
                 "volumeMounts": mounts,
             }),
         );
