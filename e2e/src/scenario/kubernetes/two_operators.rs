@@ -36,6 +36,10 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
 
         let first = stage.operator.leader(kubernetes, TAKEN_OVER).await?;
         let begun = Instant::now();
+        // By its pod's removal alone it would be told, and give the lease back.
+        if kubernetes.reaches_processes() {
+            kubernetes.signal(&first, Signal::Kill).await?;
+        }
         remove_now(kubernetes, &first).await?;
         // What counts is that somebody acts.
         stage
