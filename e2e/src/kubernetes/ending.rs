@@ -46,32 +46,32 @@ async fn watch(api: Api<Pod>, name: &str) -> Result<Ending> {
     // From a version that was seen: from "any", a server on an etcd without progress reports (3.4) refuses to watch.
     let list = ListParams::default().fields(&selector);
     let list = api.list(&list).await.context("a list of the pod")?;
-    let from = list.metadata.resource_version.unwrap_or_default();
+    let mut seen = list.metadata.resource_version.unwrap_or_default();
     let mut last = list.items.into_iter().next();
     let is_ending = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();
     let mut begun = last.as_ref().is_some_and(is_ending).then(Instant::now);
-    let mut events = pin!(
-        api.watch(&parameters, &from)
-            .await
-            .context("a watch of the pod")?
-    );
-    while let Some(event) = events.try_next().await.context("the watch broke")? {
-        match event {
-            WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
-                if is_ending(&pod) {
-                    begun.get_or_insert_with(Instant::now);
+    loop {
+        let watch = api.watch(&parameters, &seen).await;
+        let mut events = pin!(watch.context("a watch of the pod")?);
+        // It breaks when nothing happens for as long as the client waits for an answer: a drain is longer. It goes on where it was.
+        while let Ok(Some(event)) = events.try_next().await {
+            match event {
+                WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
+                    if is_ending(&pod) {
+                        begun.get_or_insert_with(Instant::now);
+                    }
+                    seen = pod.metadata.resource_version.clone().unwrap_or(seen);
+                    last = Some(pod);
                 }
-                last = Some(pod);
+                WatchEvent::Deleted(pod) => {
+                    let begun = begun.unwrap_or_else(Instant::now);
+                    return Ok(ending(&pod, last.as_ref(), begun));
+                }
+                WatchEvent::Bookmark(_) => {}
+                WatchEvent::Error(status) => bail!("the watch of {name} ended: {status:?}"),
             }
-            WatchEvent::Deleted(pod) => {
-                let begun = begun.unwrap_or_else(Instant::now);
-                return Ok(ending(&pod, last.as_ref(), begun));
-            }
-            WatchEvent::Bookmark(_) => {}
-            WatchEvent::Error(status) => bail!("the watch of {name} ended: {status:?}"),
         }
     }
-    bail!("the watch of {name} ended")
 }
 
 fn ending(pod: &Pod, before: Option<&Pod>, begun: Instant) -> Ending {
