@@ -7,6 +7,14 @@ use imaccess_wire::Frame;
 use imaccess_wire::frame::{Close, GoAway, LoginOk, Reply};
 use scripted::{Gateway, Ipconfig, Peer, login_ok};
 
+async fn two_gateways() -> (Gateway, Gateway, Ipconfig) {
+    (
+        Gateway::start().await,
+        Gateway::start().await,
+        Ipconfig::start().await,
+    )
+}
+
 /// A client that ipconfig has told these gateways, online at the first of them.
 async fn online(ipconfig: &Ipconfig, gateways: &[&Gateway]) -> (Client, Peer) {
     let builder = Client::builder(&ipconfig.url, "demo", "alice").backoff(BackoffPolicy {
@@ -50,11 +58,7 @@ fn resumed() -> LoginOk<'static> {
 
 #[tokio::test]
 async fn ipconfig_is_asked_anew_and_nothing_is_lost_on_the_way() {
-    let (old, new, ipconfig) = (
-        Gateway::start().await,
-        Gateway::start().await,
-        Ipconfig::start().await,
-    );
+    let (old, new, ipconfig) = two_gateways().await;
     let (client, mut leaving) = online(&ipconfig, &[&old]).await;
     let mut states = client.states();
     let ask = |payload: &'static str| {
@@ -139,11 +143,7 @@ async fn a_move_that_ends_the_old_connection_first_is_no_loss() {
         (Code::Moved, ConnectionState::Moving),
         (Code::Unexpected, ConnectionState::Suspended),
     ] {
-        let (old, new, ipconfig) = (
-            Gateway::start().await,
-            Gateway::start().await,
-            Ipconfig::start().await,
-        );
+        let (old, new, ipconfig) = two_gateways().await;
         let (client, mut leaving) = online(&ipconfig, &[&old]).await;
         let mut states = client.states();
         go_away(&mut leaving).await;
@@ -163,11 +163,7 @@ async fn a_move_that_ends_the_old_connection_first_is_no_loss() {
 
 #[tokio::test]
 async fn while_ipconfig_is_down_another_gateway_of_its_last_answer_serves() {
-    let (old, new, ipconfig) = (
-        Gateway::start().await,
-        Gateway::start().await,
-        Ipconfig::start().await,
-    );
+    let (old, new, ipconfig) = two_gateways().await;
     let (_client, mut leaving) = online(&ipconfig, &[&old, &new]).await;
     drop(ipconfig);
     go_away(&mut leaving).await;
