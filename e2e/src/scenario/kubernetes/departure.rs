@@ -48,6 +48,8 @@ pub(super) struct Departure {
     pub(super) clients: usize,
     /// From the fleet's beginning until it was told to go.
     since: Duration,
+    /// Questions to ipconfig meanwhile that weren't answered.
+    unanswered: u64,
     /// From the pod's deletion until ipconfig didn't list it any more.
     unlisted: Duration,
     unlisted_at: Instant,
@@ -87,12 +89,16 @@ pub(super) async fn watch(
     }
 
     let since = fleet.now();
+    let mut unanswered = 0;
     let unlisting = async {
         wait_until_polled("it isn't listed any more", UNLISTED, ASK, async || {
             let names = match listed(&ipconfig).await {
                 Ok(names) => names,
                 // The pod that was asked goes as well, and a proxy on a busy machine is late to know.
-                Err(error) => return Ok(Seen::NotYet(vec![format!("{error:#}")])),
+                Err(error) => {
+                    unanswered += 1;
+                    return Ok(Seen::NotYet(vec![format!("{error:#}")]));
+                }
             };
             Ok(if names.contains(&leaver.name) {
                 Seen::NotYet(names)
@@ -115,6 +121,7 @@ pub(super) async fn watch(
         // From the pod's deletion on: what the command does before it is its own.
         unlisted: unlisted_at.saturating_duration_since(ending.begun),
         unlisted_at,
+        unanswered,
         followers: all(followers).await.context("a client that follows")?,
         stayers: all(stayers).await.context("a client that stays")?,
         ending,
@@ -261,6 +268,12 @@ impl Departure {
             rate * 0.8,
         );
 
+        // Its pods are asked until every proxy knows that they end.
+        report.at_most(
+            &format!("{name}_questions_without_answer"),
+            count(self.unanswered),
+            0.0,
+        );
         report.figure(
             &format!("{name}_seconds_until_unlisted"),
             self.unlisted.as_secs_f64(),
