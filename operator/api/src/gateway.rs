@@ -64,6 +64,10 @@ pub struct GatewaySpec {
     #[serde(default)]
     pub drain: Drain,
 
+    /// Whether changed images are brought to running pods without closing connections.
+    #[serde(default)]
+    pub handover: Handover,
+
     /// Of the gateway's container.
     #[serde(default)]
     pub resources: Resources,
@@ -72,7 +76,8 @@ pub struct GatewaySpec {
     #[serde(default)]
     pub scheduling: Scheduling,
 
-    /// Pods that may be away at a time in voluntary disruptions, such as node drains.
+    /// Pods that may be away at a time in voluntary disruptions, such as node drains, and pods that are upgraded in place at a
+    /// time, after a first one alone.
     #[serde(default)]
     pub disruption: Disruption,
 }
@@ -180,7 +185,17 @@ pub struct Drain {
     pub deadline_seconds: i32,
 }
 
-/// Voluntary disruptions.
+/// How a change of nothing but the images of gateway and state reaches running pods.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Handover {
+    /// The containers are replaced in their pods, one after the other, and connections are handed over: none is closed.
+    #[default]
+    Enabled,
+    /// The pods are replaced, as with any other change; their clients are moved to other gateways.
+    Disabled,
+}
+
+/// Voluntary disruptions, and upgrades in place.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Disruption {
@@ -201,6 +216,7 @@ impl Default for GatewaySpec {
             bandwidth: bandwidth(),
             connection_limit: None,
             drain: Drain::default(),
+            handover: Handover::default(),
             resources: Resources::default(),
             scheduling: Scheduling::default(),
             disruption: Disruption::default(),

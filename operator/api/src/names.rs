@@ -37,6 +37,19 @@ pub const AUTHORITY_SINCE_ANNOTATION: &str = "imaccess.io/authority-since";
 pub const AUTHORITY_BUNDLE_ANNOTATION: &str = "imaccess.io/authority-bundle";
 /// On everything that is applied: a hash of all that was desired of it. What was desired once and isn't any more shows in it.
 pub const APPLIED_ANNOTATION: &str = "imaccess.io/applied";
+/// In the gateways' pod template: which change of images was the last that pods got in place. No two changes have the same, so
+/// that no retired ReplicaSet's template equals a later one.
+pub const IN_PLACE_ANNOTATION: &str = "imaccess.io/in-place";
+/// On gateway pods of which a container is being replaced in place: which, from what, since when, as JSON.
+pub const REPLACING_ANNOTATION: &str = "imaccess.io/replacing";
+/// On gateway pods: the last container that was replaced in place, and what became of its connections, as JSON.
+pub const REPLACED_ANNOTATION: &str = "imaccess.io/replaced";
+/// On the gateways' Deployment while the operator has paused it: the [`IN_PLACE_ANNOTATION`] that it is being told.
+pub const SETTLING_ANNOTATION: &str = "imaccess.io/settling";
+/// On the custom resource, for users: with another value than before, what has stopped is tried again.
+pub const TRY_AGAIN_ANNOTATION: &str = "imaccess.io/try-again";
+/// The component label of pods that try an image.
+pub const PREFLIGHT_COMPONENT: &str = "preflight";
 /// On pods, Kubernetes' own: of the pods to choose from, a ReplicaSet ends the one with the lowest first.
 pub const DELETION_COST_ANNOTATION: &str = "controller.kubernetes.io/pod-deletion-cost";
 
