@@ -43,10 +43,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 - apiGroups: [""]
   resources: [configmaps, services, serviceaccounts]
   verbs: [list, watch, create, patch, delete]
-# To put slots and addresses on gateway pods. `get` is there because the operator grants it to ipconfig and routing.
+# To put slots and addresses on gateway pods, to replace images in them, and to try images in pods of its own. `get` is there
+# because the operator grants it to ipconfig and routing.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch, create, patch, delete]
+# To tell the gateways' ReplicaSet what its pods have got in place.
+- apiGroups: [apps]
+  resources: [replicasets]
+  verbs: [list, patch]
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [list, watch, create, patch, delete]

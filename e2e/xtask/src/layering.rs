@@ -38,7 +38,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("imaccess-pods", &[]),
     ("imaccess-ipconfig", &["imaccess-common", "imaccess-pods"]),
     ("imaccess-operator-api", &[]),
-    ("imaccess-operator-plan", &["imaccess-operator-api"]),
+    (
+        "imaccess-operator-plan",
+        // Contracts with the gateways: the handover page, and what binaries say of themselves.
+        &["imaccess-operator-api", "imaccess-common"],
+    ),
     (
         "imaccess-operator-controller",
         &[

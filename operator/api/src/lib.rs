@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod condition;
 pub mod crd;
 pub mod gateway;
+pub mod in_place;
 pub mod ipconfig;
 pub mod names;
 pub mod options;

@@ -22,6 +22,7 @@ use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::observe::Gathered;
 use crate::secrets::Secrets;
+use crate::upgrade::{self, Upgrader};
 
 /// What carries out plans for one cluster.
 pub struct Applier<'a> {
@@ -47,7 +48,7 @@ pub struct Outcome {
 }
 
 impl Applier<'_> {
-    /// Secrets, objects, pods, deletions.
+    /// Secrets, objects, pods, steps of an upgrade, deletions.
     pub async fn carry_out(&self, gathered: &Gathered, plan: &Plan, now: Timestamp) -> Outcome {
         let mut outcome = Outcome::default();
         outcome.failure = self.try_all(gathered, plan, now, &mut outcome).await.err();
@@ -76,6 +77,9 @@ impl Applier<'_> {
                 }
                 result => result?,
             }
+            if let Some(step) = child.step {
+                upgrade::stepped(step, self.metrics);
+            }
         }
         let mut conflict = None;
         for patch in &plan.pods {
@@ -85,6 +89,13 @@ impl Applier<'_> {
                 result => result?,
             }
         }
+        let upgrader = Upgrader {
+            client: self.client,
+            cluster,
+            gateways: gathered.gateways.as_ref(),
+            metrics: self.metrics,
+        };
+        upgrader.carry_out(&plan.steps, &plan.leases).await?;
         for deletion in &plan.delete {
             self.delete(deletion).await?;
         }

@@ -29,6 +29,14 @@ pub enum Error {
     /// Keys or certificates.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// A gateway that is to be replaced doesn't agree.
+    #[error("{pod}: {why}")]
+    Gateway {
+        /// Its pod.
+        pod: String,
+        /// What it said.
+        why: String,
+    },
     /// What was planned for has happened already, or something else has.
     #[error("{0} has changed since it was looked at")]
     Changed(String),
@@ -61,7 +69,9 @@ impl Error {
             Error::Undecodable(_) => Class::Refused,
             Error::Panicked(_) => Class::Defect,
             Error::Changed(_) => Class::Conflict,
-            Error::TooLong | Error::Authority(_) | Error::Unexpected(_) => Class::Transient,
+            Error::TooLong | Error::Authority(_) | Error::Unexpected(_) | Error::Gateway { .. } => {
+                Class::Transient
+            }
             Error::Api { source, .. } => class_of(source),
         }
     }
@@ -74,6 +84,7 @@ impl Error {
             Error::Panicked(_) => "OperatorDefect",
             Error::TooLong => "TimedOut",
             Error::Changed(_) => "Conflict",
+            Error::Gateway { .. } => "GatewayRefused",
             Error::Authority(_) => "CertificateAuthorityUnusable",
             Error::Unexpected(_) => "UnexpectedObject",
             Error::Api { source, .. } => match (class_of(source), source) {

@@ -17,6 +17,7 @@ pub mod clock;
 mod contents;
 pub mod error;
 pub mod failure;
+pub mod gateways;
 pub mod health;
 pub mod kinds;
 pub mod leader;
@@ -25,6 +26,7 @@ pub mod metrics;
 pub mod observe;
 pub mod reconcile;
 pub mod secrets;
+pub mod upgrade;
 pub mod watches;
 
 #[cfg(test)]

@@ -93,6 +93,7 @@ mod tests {
             object: json!({"spec": {"port": port}}),
             resource_version: version.map(str::to_owned),
             why: "changed: spec".to_owned(),
+            step: None,
         }
     }
 
@@ -131,6 +132,7 @@ mod tests {
             warning: true,
             reason: "ImagePull".to_owned(),
             note: note.to_owned(),
+            container: None,
         };
         assert_eq!(memory.news(&key, vec![notice("a")]).len(), 1);
         assert_eq!(memory.news(&key, vec![notice("a"), notice("b")]), [notice("b")]);

@@ -20,6 +20,8 @@ pub struct Metrics {
     pub repeats: IntCounter,
     /// Plans that panicked.
     pub panics: IntCounter,
+    /// Steps of upgrades in place.
+    pub upgrade_steps: IntCounterVec,
     /// Clusters that wait after a failure.
     pub backoff: IntGauge,
     /// Clusters that can't be read.
@@ -81,6 +83,11 @@ impl Metrics {
                 "Writes that weren't repeated because they had changed nothing.",
             ),
             panics: counter("imaccess_operator_panics_total", "Passes that panicked."),
+            upgrade_steps: counters(
+                "imaccess_operator_upgrade_steps_total",
+                "Steps of upgrades in place that were carried out.",
+                &["step"],
+            ),
             backoff: gauge(
                 "imaccess_operator_backoff_clusters",
                 "Clusters that wait after a failure.",

@@ -6,11 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::future::{try_join_all, try_join3};
+use futures_util::future::{try_join_all, try_join4};
 use imaccess_operator_api::ImAccessCluster;
-use imaccess_operator_api::names::{self, Names, key};
+use imaccess_operator_api::names::{self, Names, Part, key};
+use imaccess_operator_plan::gateways_to_ask;
 use imaccess_operator_plan::observed::{Capabilities, ChildId, Observed, SecretFacts};
 use imaccess_operator_plan::plan::Kind;
+use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{DynamicObject, ListParams, TypeMeta};
 use kube::core::DeserializeGuard;
@@ -19,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::contents;
 use crate::error::Error;
+use crate::gateways::Gateways;
 use crate::kinds::{self, Key};
 
 /// What was gathered: for the plan, and for the controller alone.
@@ -28,6 +31,8 @@ pub struct Gathered {
     pub observed: Observed,
     /// The authority's certificates as they are, and where they were brought.
     pub trust: Trust,
+    /// By which gateways are asked; only when there is something to ask.
+    pub gateways: Option<Gateways>,
 }
 
 /// The authority's public side.
@@ -75,12 +80,18 @@ pub async fn gather(
         _ => true,
     });
     let children = try_join_all(kinds.map(|kind| children(client, &namespace, kind, &ours)));
-    let (children, pods, secrets) = try_join3(
+    let (children, pods, replica_sets, secrets) = try_join4(
         children,
         pods(client, &names),
+        replica_sets(client, &names),
         secrets(client, &cluster, &names, &ours),
     )
     .await?;
+    let own = names.certificate(names::Identity::Operator);
+    let own = secrets
+        .iter()
+        .find(|(secret, made)| *made && secret.metadata.name.as_ref() == Some(&own))
+        .map(|(secret, _)| secret.clone());
     let mut children: BTreeMap<ChildId, Value> = children.into_iter().flatten().collect();
     let trust = trust(&names, &secrets);
     let mut facts = BTreeMap::new();
@@ -95,16 +106,21 @@ pub async fn gather(
             children.insert(id, without_values(secret));
         }
     }
+    let mut observed = Observed {
+        cluster,
+        children,
+        pods,
+        replica_sets,
+        gateways: BTreeMap::new(),
+        secrets: facts,
+        capabilities,
+        operator_version: operator_version.to_owned(),
+    };
+    let gateways = ask(&mut observed, &names, own.as_ref()).await;
     Ok(Gathered {
-        observed: Observed {
-            cluster,
-            children,
-            pods,
-            secrets: facts,
-            capabilities,
-            operator_version: operator_version.to_owned(),
-        },
+        observed,
         trust,
+        gateways,
     })
 }
 
@@ -135,6 +151,31 @@ async fn children(
             Ok((ChildId { kind, name }, value))
         })
         .collect()
+}
+
+/// Asks the gateways that the plan wants to know of.
+async fn ask(observed: &mut Observed, names: &Names, own: Option<&Secret>) -> Option<Gateways> {
+    let asks = gateways_to_ask(observed);
+    if asks.is_empty() {
+        return None;
+    }
+    let gateways = Gateways::of(names, own?)?;
+    observed.gateways = gateways.ask(&asks).await;
+    Some(gateways)
+}
+
+/// Those of the gateways' Deployment.
+async fn replica_sets(client: &Client, names: &Names) -> Result<Vec<Value>, Error> {
+    let api: Api<ReplicaSet> = Api::namespaced(client.clone(), &names.namespace);
+    let list = api
+        .list(&ListParams::default().labels(&names.selector_text(Part::Gateway)))
+        .await
+        .map_err(Error::reading(format!("the replicasets of {}", names.namespace)))?;
+    let value = |mut one: ReplicaSet| {
+        one.metadata.managed_fields = None;
+        serde_json::to_value(one).map_err(|fault| Error::Unexpected(format!("a ReplicaSet: {fault}")))
+    };
+    list.items.into_iter().map(value).collect()
 }
 
 async fn pods(client: &Client, names: &Names) -> Result<Vec<Pod>, Error> {

@@ -314,6 +314,7 @@ impl Passes {
                     warning: true,
                     reason: error.reason().to_owned(),
                     note: failure::sentence(error),
+                    container: None,
                 });
             }
         }
@@ -354,6 +355,7 @@ impl Passes {
             warning: true,
             reason: error.reason().to_owned(),
             note: failure::sentence(error),
+            container: None,
         };
         let news = lock(&self.memory).news(key, vec![notice]);
         self.publish(&object.object_ref(&resource), news).await;
@@ -385,8 +387,19 @@ impl Passes {
                 reason: notice.reason,
                 // An Event's note has 1 KiB at most.
                 note: Some(notice.note.chars().take(1_000).collect()),
-                action: "Reconcile".to_owned(),
-                secondary: None,
+                action: match &notice.container {
+                    Some((_, "state")) => "ReplaceState",
+                    Some(_) => "ReplaceGateway",
+                    None => "Reconcile",
+                }
+                .to_owned(),
+                secondary: notice.container.map(|(pod, _)| ObjectReference {
+                    api_version: Some("v1".to_owned()),
+                    kind: Some("Pod".to_owned()),
+                    name: Some(pod),
+                    namespace: about.namespace.clone(),
+                    ..ObjectReference::default()
+                }),
             };
             match self.parts.recorder.publish(&event, about).await {
                 Ok(()) => self

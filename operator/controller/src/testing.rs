@@ -163,6 +163,8 @@ pub(crate) fn nothing(observed: &Observed, _: Timestamp) -> Plan {
         secrets: vec![],
         apply: vec![],
         pods: vec![],
+        steps: vec![],
+        leases: vec![],
         delete: vec![],
         status: observed
             .cluster
@@ -193,6 +195,7 @@ pub(crate) fn child(kind: Kind, name: &str, version: Option<&str>) -> Child {
         }),
         resource_version: version.map(str::to_owned),
         why: "missing".to_owned(),
+        step: None,
     }
 }
 

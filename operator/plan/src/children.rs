@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use imaccess_operator_api::names::{APPLIED_ANNOTATION, Part};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Desired, Holder};
@@ -12,6 +13,8 @@ use crate::plan::{Child, Kind};
 use crate::rendered::Renderings;
 use crate::running::Gateways;
 use crate::secrets::Secrets;
+use crate::upgrade::Upgrade;
+use crate::upgrade::step::StepName;
 use crate::{
     access, autoscaler, configuration, deployment, differs, disruption, monitor, network, pods, service,
 };
@@ -23,6 +26,8 @@ pub(crate) struct Children {
     pub(crate) desired: Vec<Desired>,
     /// What is wanted, but can't be made yet.
     pub(crate) held: BTreeSet<ChildId>,
+    /// What is done about the gateways' images; nothing while it isn't known what parts mount.
+    pub(crate) upgrade: Option<Upgrade>,
 }
 
 /// What is to be applied, and what is in the way.
@@ -38,12 +43,18 @@ pub(crate) struct Changes {
 
 impl Children {
     /// From what is specified and what Secrets there will be.
-    pub(crate) fn of(cluster: &Cluster<'_>, secrets: &Secrets, gateways: &Gateways<'_>) -> Children {
+    pub(crate) fn of(
+        cluster: &Cluster<'_>,
+        secrets: &Secrets,
+        gateways: &Gateways<'_>,
+        now: Timestamp,
+    ) -> Children {
         let mut children = Children::default();
         children.desired.extend(access::desired(cluster));
         match &secrets.tokens {
             Some(tokens) => {
-                let renderings = pods::renderings(cluster, &secrets.tickets, tokens);
+                let (renderings, upgrade) = pods::renderings(cluster, &secrets.tickets, tokens, now);
+                children.upgrade = Some(upgrade);
                 children.of_parts(cluster, secrets, gateways, &renderings);
             }
             // What parts mount isn't known yet.
@@ -82,7 +93,9 @@ impl Children {
                 Part::State | Part::Ipconfig => cluster.replicas(part),
             };
             let deployment = deployment::desired(cluster, part, renderings, replicas);
-            if mounts_any(&deployment.object, &secrets.absent) {
+            let upgrade = self.upgrade.as_ref().filter(|_| part == Part::Gateway);
+            let held = upgrade.is_some_and(|upgrade| upgrade.holds_deployment);
+            if held || mounts_any(&deployment.object, &secrets.absent) {
                 self.held.insert(deployment.id);
             } else {
                 self.desired.push(deployment);
@@ -109,6 +122,20 @@ impl Children {
         self.held.insert(ChildId { kind, name });
     }
 
+    /// Which step of an upgrade applying an object is.
+    fn step(&self, cluster: &Cluster<'_>, id: &ChildId) -> Option<StepName> {
+        let upgrade = self.upgrade.as_ref()?;
+        match id.kind {
+            Kind::ConfigMap if upgrade.records && id.name == cluster.names.rendered() => {
+                Some(StepName::Record)
+            }
+            Kind::Deployment if upgrade.tells_template && id.name == cluster.names.part(Part::Gateway) => {
+                Some(StepName::Template)
+            }
+            _ => None,
+        }
+    }
+
     /// What of it isn't as it should be.
     pub(crate) fn changes(&self, cluster: &Cluster<'_>) -> Changes {
         let mut changes = Changes::default();
@@ -117,7 +144,10 @@ impl Children {
             let holder = live.map_or(Holder::Ours, |live| cluster.holder(live));
             let (kind, name) = (desired.id.kind.as_str(), &desired.id.name);
             match holder {
-                Holder::Ours => changes.apply.extend(change(desired, live)),
+                Holder::Ours => changes.apply.extend(change(desired, live).map(|child| Child {
+                    step: self.step(cluster, &child.id),
+                    ..child
+                })),
                 Holder::Former => changes.waiting.push(Problem::new(
                     reason::FORMER_OBJECTS,
                     format!("The {kind} {name} of a former cluster of this name is being deleted."),
@@ -156,6 +186,7 @@ fn change(desired: &Desired, live: Option<&Value>) -> Option<Child> {
         object: desired.object.clone(),
         resource_version: version.map(str::to_owned),
         why,
+        step: None,
     })
 }
 

@@ -93,20 +93,25 @@ impl<'a> Cluster<'a> {
             "namespace": self.names.namespace,
             "labels": labels,
             "annotations": unless_empty(json!(annotations)),
-            "ownerReferences": [{
-                "apiVersion": "imaccess.io/v1alpha1",
-                "kind": "ImAccessCluster",
-                "name": self.names.cluster,
-                "uid": self.uid,
-                "controller": true,
-                "blockOwnerDeletion": true,
-            }],
+            "ownerReferences": [self.owner()],
         });
         let mut object = without_nulls(object);
         let applied = hash(&object);
         object["metadata"]["annotations"][APPLIED_ANNOTATION] = applied.into();
         let id = ChildId { kind, name };
         Desired { id, object }
+    }
+
+    /// What makes the garbage collector remove an object with the custom resource.
+    pub(crate) fn owner(&self) -> Value {
+        json!({
+            "apiVersion": "imaccess.io/v1alpha1",
+            "kind": "ImAccessCluster",
+            "name": self.names.cluster,
+            "uid": self.uid,
+            "controller": true,
+            "blockOwnerDeletion": true,
+        })
     }
 
     /// An object of one part without annotations of its own.

@@ -17,6 +17,11 @@ pub(crate) fn first(desired: &Value, live: &Value) -> Option<String> {
     }
 }
 
+/// The path of the first field that differs between two objects, in either direction.
+pub(crate) fn either(one: &Value, other: &Value) -> Option<String> {
+    first(one, other).or_else(|| first(other, one))
+}
+
 enum Step<'a> {
     Key(&'a str),
     Index(usize),

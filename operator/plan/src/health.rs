@@ -1,11 +1,11 @@
 //! What keeps a cluster from being as it should be: what only somebody can mend, and what takes its time.
 
 use imaccess_operator_api::gateway::ExposureType;
-use imaccess_operator_api::names::Part;
+use imaccess_operator_api::names::{Part, REPLACING_ANNOTATION, SETTLING_ANNOTATION};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
-use crate::cluster::{Cluster, is_terminating};
+use crate::cluster::{Cluster, annotation, is_terminating};
 
 /// Restarts from which on a container that isn't ready is taken for one that crashes: the kubelet's back-off and the moments between are
 /// one state then, and conditions don't flap between them.
@@ -52,6 +52,12 @@ pub(crate) mod reason {
     pub(crate) const CREATING: &str = "Creating";
     /// Pods are being brought to what is wanted.
     pub(crate) const UPDATING: &str = "Updating";
+    /// Containers are being replaced in their pods.
+    pub(crate) const UPGRADING: &str = "UpgradingInPlace";
+    /// An image can't be used, which was found before anything was touched.
+    pub(crate) const PREFLIGHT: &str = "PreflightFailed";
+    /// An upgrade in place has failed at a pod.
+    pub(crate) const UPGRADE_STOPPED: &str = "UpgradeStopped";
     /// An address isn't known yet.
     pub(crate) const ADDRESS: &str = "WaitingForAddress";
 }
@@ -78,7 +84,7 @@ pub(crate) fn look(cluster: &Cluster<'_>, changing: &[Part], without_address: bo
         health.stalled.extend(refused(cluster, part, deployment.as_ref()));
         health
             .stalled
-            .extend(pods.iter().find_map(|pod| broken(cluster, part, pod)));
+            .extend(working(&pods).find_map(|pod| broken(cluster, part, pod)));
         let unschedulable = pods.iter().find_map(|pod| unschedulable(part, pod));
         health
             .stalled
@@ -94,6 +100,12 @@ pub(crate) fn look(cluster: &Cluster<'_>, changing: &[Part], without_address: bo
         health.progressing.push(address(cluster));
     }
     health
+}
+
+/// Without those of which a container is being replaced: how that goes is the upgrade's to say.
+fn working<'p>(pods: &'p [&Pod]) -> impl Iterator<Item = &'p Pod> {
+    let is_in_hand = |pod: &&Pod| annotation(pod, REPLACING_ANNOTATION).is_some();
+    pods.iter().copied().filter(move |pod| !is_in_hand(pod))
 }
 
 /// The API server refuses pods: quota, Pod Security, a missing service account.
@@ -136,7 +148,10 @@ fn late(
 
 /// Somebody has stopped the rollout by hand.
 fn paused(cluster: &Cluster<'_>, part: Part, deployment: Option<&Deployment>) -> Option<Problem> {
-    let paused = deployment?.spec.as_ref()?.paused?;
+    let deployment = deployment?;
+    let annotations = deployment.metadata.annotations.as_ref();
+    let settling = annotations.is_some_and(|annotations| annotations.contains_key(SETTLING_ANNOTATION));
+    let paused = deployment.spec.as_ref()?.paused? && !settling;
     paused.then(|| {
         let (name, namespace) = (cluster.names.part(part), &cluster.names.namespace);
         let message = format!(
@@ -190,7 +205,7 @@ fn address(cluster: &Cluster<'_>) -> Problem {
 }
 
 /// A pod with a container that won't come up by itself.
-fn broken(cluster: &Cluster<'_>, part: Part, pod: &Pod) -> Option<Problem> {
+pub(crate) fn broken(cluster: &Cluster<'_>, part: Part, pod: &Pod) -> Option<Problem> {
     let status = pod.status.as_ref()?;
     let init = status.init_container_statuses.iter().flatten();
     let mut all = init.chain(status.container_statuses.iter().flatten());

@@ -35,6 +35,7 @@ mod secrets;
 mod service;
 mod slots;
 mod status;
+mod upgrade;
 mod validity;
 
 #[cfg(test)]
@@ -43,6 +44,7 @@ mod tests;
 use std::time::Duration;
 
 use imaccess_operator_api::names::Part;
+use imaccess_operator_api::status::{Change, Method};
 use jiff::Timestamp;
 
 use children::{Changes, Children};
@@ -53,6 +55,7 @@ use secrets::Secrets;
 
 pub use observed::Observed;
 pub use plan::Plan;
+pub use upgrade::{Ask, gateways_to_ask};
 
 /// A step that follows as soon as another is done: soon, but not in a loop that nothing slows down.
 const SOON: Duration = Duration::from_secs(1);
@@ -70,6 +73,8 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         secrets: Vec::new(),
         apply: Vec::new(),
         pods: Vec::new(),
+        steps: Vec::new(),
+        leases: Vec::new(),
         delete: Vec::new(),
         status: before.cloned().unwrap_or_default(),
         notices: Vec::new(),
@@ -81,7 +86,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let cluster = Cluster::of(observed);
     let secrets = secrets::due(&cluster, now);
     let gateways = Gateways::of(&cluster);
-    let children = Children::of(&cluster, &secrets, &gateways);
+    let children = Children::of(&cluster, &secrets, &gateways, now);
     let changes = children.changes(&cluster);
 
     let changing: Vec<Part> = Part::ALL
@@ -92,7 +97,12 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     health.stalled.splice(0..0, secrets.problems.iter().cloned());
     health.stalled.splice(0..0, changes.stalled.iter().cloned());
     health.progressing.splice(0..0, changes.waiting.iter().cloned());
+    if let Some(upgrade) = &children.upgrade {
+        health.stalled.splice(0..0, upgrade.stalled());
+        health.progressing.splice(0..0, upgrade.progressing());
+    }
     plan.status = status::of(&cluster, &health, now);
+    plan.status.change = change(&cluster, &children, &changes);
 
     if !cluster.spec.paused {
         plan.look_again = look_again(&secrets, &changes, now);
@@ -103,9 +113,49 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         plan.delete = orphans::deletions(&cluster, &children.wanted());
         plan.secrets = secrets.steps;
         plan.apply = changes.apply;
+        if let Some(upgrade) = children.upgrade {
+            plan.steps = upgrade.steps;
+            plan.leases = upgrade.leases;
+            plan.status.upgrade = upgrade.status;
+            plan.notices = upgrade.notices;
+            plan.look_again = sooner(plan.look_again, upgrade.look_again);
+        }
+    } else {
+        plan.status.upgrade = before.and_then(|before| before.upgrade.clone());
     }
-    plan.notices = notices::of(&plan, before);
+    let notices = notices::of(&plan, before);
+    plan.notices.extend(notices);
     plan
+}
+
+fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter().chain(other).min()
+}
+
+/// How the last change of the gateways reaches their pods: the one that is seen now, or the one before.
+fn change(cluster: &Cluster<'_>, children: &Children, changes: &Changes) -> Option<Change> {
+    let upgrade = children.upgrade.as_ref();
+    if let Some(change) = upgrade.and_then(|upgrade| upgrade.change.clone()) {
+        return Some(change);
+    }
+    let names = [cluster.names.part(Part::Gateway), cluster.names.sidecar()];
+    let reloads = changes.apply.iter().any(|child| {
+        let is_read = child.id.kind == Kind::ConfigMap && names.contains(&child.id.name);
+        is_read && child.resource_version.is_some()
+    });
+    let before = cluster.observed.cluster.status.as_ref();
+    let is_asked_for = before
+        .is_some_and(|before| before.observed_generation != cluster.observed.cluster.metadata.generation);
+    let is_same = upgrade.is_some_and(|upgrade| upgrade.status.is_none());
+    if reloads && is_asked_for && is_same {
+        return Some(Change {
+            method: Method::Reload,
+            why:
+                "Running gateways and sidecars read what has changed: businesses, bandwidth, limits or drain."
+                    .to_owned(),
+        });
+    }
+    before.and_then(|before| before.change.clone())
 }
 
 /// Whether a part's Deployment isn't as it should be.

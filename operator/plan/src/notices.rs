@@ -93,6 +93,7 @@ fn normal(reason: &str, note: &str) -> Notice {
         warning: false,
         reason: reason.to_owned(),
         note: cut(note),
+        container: None,
     }
 }
 
@@ -101,5 +102,6 @@ fn warning(reason: &str, note: &str) -> Notice {
         warning: true,
         reason: reason.to_owned(),
         note: cut(note),
+        container: None,
     }
 }

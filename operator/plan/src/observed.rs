@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use imaccess_common::handover::Handover;
 use imaccess_operator_api::ImAccessCluster;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
@@ -18,6 +19,10 @@ pub struct Observed {
     pub children: BTreeMap<ChildId, Value>,
     /// All pods of the cluster's parts, in every phase.
     pub pods: Vec<Pod>,
+    /// The ReplicaSets of the gateways' Deployment, whole.
+    pub replica_sets: Vec<Value>,
+    /// By the pod's UID, the `/handover` pages of the gateways in [`gateways_to_ask`](crate::gateways_to_ask), or why there is none.
+    pub gateways: BTreeMap<String, Result<Handover, String>>,
     /// Secrets that are looked at: those that the operator makes, and those that the user names, as far as they exist.
     pub secrets: BTreeMap<String, SecretFacts>,
     /// What the API server has.

@@ -8,6 +8,7 @@ use imaccess_operator_api::names::Identity;
 use serde_json::Value;
 
 use crate::observed::ChildId;
+pub use crate::upgrade::step::{Lease, ObjectRef, PodRef, Step, StepName};
 
 /// The outcome of one look.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +19,10 @@ pub struct Plan {
     pub apply: Vec<Child>,
     /// Metadata of running pods that isn't as it should be.
     pub pods: Vec<PodPatch>,
+    /// Steps of an upgrade in place, in this order, after everything above.
+    pub steps: Vec<Step>,
+    /// Handover leases that are taken again, so that they don't run out while a kubelet is slow.
+    pub leases: Vec<Lease>,
     /// What the operator made once and nothing needs any more.
     pub delete: Vec<Deletion>,
     /// The whole status. Equal to the one there is when nothing has changed.
@@ -117,6 +122,8 @@ pub struct Child {
     pub resource_version: Option<String>,
     /// Why: `missing`, `changed: spec.template.spec…` (the first field that differs), for the log.
     pub why: String,
+    /// Which step of an upgrade it is, if it is one.
+    pub step: Option<StepName>,
 }
 
 /// Labels and annotations of a running pod.
@@ -187,4 +194,7 @@ pub struct Notice {
     pub reason: String,
     /// One sentence.
     pub note: String,
+    /// The pod and the container that it is about, if it is about one. Kubernetes takes Events that differ in nothing but their
+    /// sentence for one.
+    pub container: Option<(String, &'static str)>,
 }

@@ -5,7 +5,7 @@ pub(crate) mod gateway;
 pub(crate) mod ipconfig;
 mod probe;
 mod scheduling;
-mod security;
+pub(crate) mod security;
 pub(crate) mod state;
 mod volume;
 
@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use imaccess_operator_api::cluster::{ImagePullPolicy, SecretName};
 use imaccess_operator_api::names::{Names, Part, RESTART_ANNOTATION};
 use imaccess_operator_api::options::Resources;
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -21,7 +22,8 @@ use crate::access::has_token;
 use crate::canonical::{hash, unless_empty, without_nulls};
 use crate::cluster::Cluster;
 use crate::configuration::pages;
-use crate::rendered::Renderings;
+use crate::rendered::{self, Rendering, Renderings};
+use crate::upgrade::Upgrade;
 
 /// The container port of a part's pages.
 pub(crate) const PAGES_PORT: &str = "pages";
@@ -63,8 +65,13 @@ pub(crate) struct TokenKeys {
     pub(crate) development_key: Option<String>,
 }
 
-/// The templates and start configurations of all parts: kept, or rendered.
-pub(crate) fn renderings(cluster: &Cluster<'_>, tickets: &str, tokens: &TokenKeys) -> Renderings {
+/// The templates and start configurations of all parts, kept or rendered, and what is to be done about the gateways' images.
+pub(crate) fn renderings(
+    cluster: &Cluster<'_>,
+    tickets: &str,
+    tokens: &TokenKeys,
+    now: Timestamp,
+) -> (Renderings, Upgrade) {
     let gateway = gateway::Inputs::of(cluster, tickets, tokens);
     let state = state::Inputs::of(cluster);
     let ipconfig = ipconfig::Inputs::of(cluster, tokens);
@@ -84,9 +91,30 @@ pub(crate) fn renderings(cluster: &Cluster<'_>, tickets: &str, tokens: &TokenKey
             Part::State => state.pod(),
             Part::Ipconfig => ipconfig.pod(),
         };
-        (template(&cluster.names, part, &configuration, pod), configuration)
+        let template = template(&cluster.names, part, &configuration, pod);
+        Rendering::new(inputs(part), (template, configuration))
     };
-    Renderings::new(cluster, inputs, render)
+    let of_gateways = inputs(Part::Gateway);
+    let kept_gateway = rendered::kept(cluster, Part::Gateway);
+    let upgrade = Upgrade::decide(cluster, now, kept_gateway, &of_gateways, || render(Part::Gateway));
+    let renderings = Renderings::new(|part| {
+        if part == Part::Gateway {
+            return upgrade.rendering.clone();
+        }
+        let kept = rendered::kept(cluster, part).filter(|kept| {
+            // An upgrade that stops stops everywhere: other parts don't get an image that gateways couldn't.
+            let waits = upgrade.holds_images && main_image(kept) != cluster.image(part);
+            waits || kept.inputs == hash(&inputs(part))
+        });
+        kept.unwrap_or_else(|| render(part))
+    });
+    (renderings, upgrade)
+}
+
+/// The image of the one container of a part that isn't the gateways.
+fn main_image(rendering: &Rendering) -> &str {
+    let image = &rendering.template["spec"]["containers"][0]["image"];
+    image.as_str().unwrap_or_default()
 }
 
 fn template(names: &Names, part: Part, configuration: &Value, mut pod: Value) -> Value {

@@ -19,6 +19,8 @@ use crate::plan::Kind;
 pub(crate) struct Rendering {
     /// Of what: a hash.
     pub(crate) inputs: String,
+    /// The same in full, for saying what has changed; what an older operator kept hasn't got it.
+    pub(crate) fields: Option<Value>,
     /// The pod template.
     pub(crate) template: Value,
     /// By file, what is read at the start only.
@@ -30,27 +32,9 @@ pub(crate) struct Rendering {
 pub(crate) struct Renderings(BTreeMap<Part, Rendering>);
 
 impl Renderings {
-    /// Kept where the inputs are the same, rendered anew where not: `inputs` and `render` are asked for each part.
-    pub(crate) fn new(
-        cluster: &Cluster<'_>,
-        inputs: impl Fn(Part) -> Value,
-        render: impl Fn(Part) -> (Value, Value),
-    ) -> Renderings {
-        let store = cluster.live(Kind::ConfigMap, &cluster.names.rendered());
-        let of = |part: Part| {
-            let inputs = hash(&inputs(part));
-            let kept = store.and_then(|store| kept(store, part));
-            let rendering = kept.filter(|kept| kept.inputs == inputs).unwrap_or_else(|| {
-                let (template, configuration) = render(part);
-                Rendering {
-                    inputs,
-                    template,
-                    configuration,
-                }
-            });
-            (part, rendering)
-        };
-        Renderings(Part::ALL.into_iter().map(of).collect())
+    /// One for each part.
+    pub(crate) fn new(of: impl Fn(Part) -> Rendering) -> Renderings {
+        Renderings(Part::ALL.into_iter().map(|part| (part, of(part))).collect())
     }
 
     /// One part's.
@@ -66,6 +50,9 @@ impl Renderings {
             let part = part.as_str();
             let text = |value: &Value| sorted(value).to_string();
             data.insert(format!("{part}.inputs"), rendering.inputs.clone());
+            if let Some(fields) = &rendering.fields {
+                data.insert(format!("{part}.fields"), text(fields));
+            }
             data.insert(format!("{part}.json"), text(&rendering.template));
             data.insert(format!("{part}.configuration"), text(&rendering.configuration));
             data.insert(format!("{part}.checksum"), rendering.checksum());
@@ -83,6 +70,16 @@ impl Renderings {
 }
 
 impl Rendering {
+    /// Of these inputs.
+    pub(crate) fn new(inputs: Value, (template, configuration): (Value, Value)) -> Rendering {
+        Rendering {
+            inputs: hash(&inputs),
+            fields: Some(inputs),
+            template,
+            configuration,
+        }
+    }
+
     /// So that what was edited by hand isn't taken for what was rendered.
     fn checksum(&self) -> String {
         hash(&json!([self.inputs, self.template, self.configuration]))
@@ -90,11 +87,13 @@ impl Rendering {
 }
 
 /// What the ConfigMap has of a part, if it is whole.
-fn kept(store: &Value, part: Part) -> Option<Rendering> {
+pub(crate) fn kept(cluster: &Cluster<'_>, part: Part) -> Option<Rendering> {
+    let store = cluster.live(Kind::ConfigMap, &cluster.names.rendered())?;
     let part = part.as_str();
     let entry = |key: &str| store["data"][format!("{part}.{key}")].as_str();
     let rendering = Rendering {
         inputs: entry("inputs")?.to_owned(),
+        fields: entry("fields").and_then(|fields| serde_json::from_str(fields).ok()),
         template: serde_json::from_str(entry("json")?).ok()?,
         configuration: serde_json::from_str(entry("configuration")?).ok()?,
     };

@@ -25,6 +25,8 @@ pub(crate) fn of(cluster: &Cluster<'_>, health: &Health, now: Timestamp) -> ImAc
         gateway,
         state: part(cluster, Part::State),
         ipconfig: part(cluster, Part::Ipconfig),
+        change: None,
+        upgrade: None,
         addresses: Addresses {
             ipconfig: address("http", Part::Ipconfig, port::IPCONFIG),
             push: address("https", Part::State, port::PUSH),

@@ -8,4 +8,5 @@ mod restricted;
 mod rollout;
 mod rotation;
 mod scale;
+mod upgrade;
 mod world;

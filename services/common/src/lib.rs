@@ -7,10 +7,12 @@
 pub mod admin;
 pub mod business;
 pub mod clock;
+pub mod compat;
 pub mod config;
 pub mod drain;
 pub mod gateway_page;
 pub mod generation;
+pub mod handover;
 pub mod http;
 pub mod identity;
 pub mod metrics;

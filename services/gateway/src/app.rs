@@ -10,9 +10,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use imaccess_common::admin::{AdminServer, Readiness};
+use imaccess_common::clock::unix_ms;
 use imaccess_common::config::Layers;
 use imaccess_common::config::watched::Reloads;
 use imaccess_common::drain::Drain;
+use imaccess_common::handover::Takeover;
 use imaccess_common::metrics::ProcessMetrics;
 use imaccess_common::process::ProcessSample;
 use imaccess_common::tls::TlsError;
@@ -28,7 +30,7 @@ use crate::control::Control;
 use crate::drain::{self, Course};
 use crate::handover::file;
 use crate::handover::lease::Handover;
-use crate::handover::page::{self, Page, TakeoverView};
+use crate::handover::page::{self, Page};
 use crate::limits::Admission;
 use crate::link;
 use crate::metrics::Metrics;
@@ -397,7 +399,7 @@ impl Gateway {
         Ok(())
     }
 
-    fn view(&self) -> TakeoverView {
+    fn view(&self) -> Takeover {
         let goes_on = |fate| matches!(fate, Fate::GoesOn(_));
         // One that was ending anyway isn't closed by the takeover.
         let closed = |fate| {
@@ -406,12 +408,16 @@ impl Gateway {
                 Fate::Closed(..) | Fate::Cut(_, Why::MidFrame | Why::NoRecord)
             )
         };
-        TakeoverView {
-            kind: self.inheritance.kind(),
-            adopted: self.inheritance.count(goes_on),
-            closed: self.inheritance.count(closed),
-            listeners: self.listeners.iter().map(Vec::len).sum(),
+        Takeover {
+            kind: self.inheritance.kind().to_owned(),
+            adopted: self.inheritance.count(goes_on) as u64,
+            closed: self.inheritance.count(closed) as u64,
+            listeners: self.listeners.iter().map(Vec::len).sum::<usize>() as u64,
             milliseconds: self.took.as_millis() as u64,
+            stall_milliseconds: match self.inheritance.stopped_unix_ms {
+                0 => 0,
+                stopped => unix_ms().saturating_sub(stopped),
+            },
         }
     }
 }
@@ -556,7 +562,8 @@ fn leave(directory: &Path, incarnation: &Incarnation, left: Vec<Left>, began: In
         ended.extend(of_shard.ended);
     }
     let count = connections.len();
-    let bytes = file::write(directory, incarnation, connections, ended)?;
+    let stopped = unix_ms().saturating_sub(began.elapsed().as_millis() as u64);
+    let bytes = file::write(directory, incarnation, connections, ended, stopped)?;
     tracing::info!(
         connections = count,
         unheld,

@@ -48,6 +48,8 @@ pub(crate) struct Adopted {
 #[derive(Debug, Default)]
 pub(crate) struct Inheritance {
     pub(crate) takeover: Takeover,
+    /// When the former gateway stopped reading, in Unix milliseconds; 0 when that isn't known.
+    pub(crate) stopped_unix_ms: u64,
     /// By the shard that each goes to.
     pub(crate) connections: Vec<Vec<Adopted>>,
     pub(crate) ended: Vec<Vec<HandedEnded>>,
@@ -94,7 +96,12 @@ impl Inheritance {
         // One that isn't the last gateway's describes what has changed since.
         let handed = handed.filter(|handed| newest.is_none_or(|newest| newest <= handed.incarnation));
         let none = taken.sockets.is_empty();
-        inheritance.takeover = if none {
+        // A gateway without connections is handed over like any other.
+        let empty = none
+            && handed
+                .as_ref()
+                .is_none_or(|handed| !handed.connections.is_empty());
+        inheritance.takeover = if empty {
             Takeover::Unspecified
         } else if handed.is_some() {
             Takeover::Planned
@@ -104,6 +111,7 @@ impl Inheritance {
         let planned = handed.is_some();
         let mut records: HashMap<u64, HandedOver> = HashMap::new();
         if let Some(handed) = handed {
+            inheritance.stopped_unix_ms = handed.stopped_unix_ms;
             for ended in handed.ended {
                 let shard = shard_of(ended.shard, shards);
                 inheritance.ended[shard].push(ended);

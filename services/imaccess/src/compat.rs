@@ -2,11 +2,13 @@
 //!
 //! It reads no configuration and touches nothing, so that it also shows that the binary is there and starts at all.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use imaccess_common::generation::{self, Generations};
-use serde::{Deserialize, Serialize};
+use imaccess_common::compat::Compat;
+use imaccess_common::generation;
 
 use crate::terminal;
 
@@ -16,45 +18,44 @@ pub(crate) struct CompatArgs {
     /// Print one JSON object on one line instead of text for people
     #[arg(long)]
     json: bool,
+    /// Write the JSON object to a file as well, such as a container's termination message, where the operator reads it
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
-/// What a binary says about itself. Newer ones may say more; that is skipped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Compat {
-    pub(crate) version: String,
-    pub(crate) speaks: Generations,
+/// What this binary says.
+fn of_this() -> Compat {
+    Compat {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        speaks: *generation::spoken(),
+    }
 }
 
-impl Compat {
-    fn of_this() -> Self {
-        Self {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            speaks: *generation::spoken(),
-        }
-    }
-
-    fn text(&self) -> String {
-        let speaks = &self.speaks;
-        let spans = [
-            ("link", speaks.link, "gateway and state"),
-            ("custody", speaks.custody, "gateway and custodian"),
-            ("volume", speaks.volume, "files that a gateway leaves"),
-            ("lease", speaks.lease, "handover leases"),
-            ("ticket", speaks.ticket, "sealed tickets"),
-        ];
-        let mut lines = vec![format!("imaccess {}", self.version)];
-        lines.extend(spans.map(|(name, span, what)| format!("{name:<8} {:<5} {what}", span.to_string())));
-        lines.join("\n")
-    }
+fn text(compat: &Compat) -> String {
+    let speaks = &compat.speaks;
+    let spans = [
+        ("link", speaks.link, "gateway and state"),
+        ("custody", speaks.custody, "gateway and custodian"),
+        ("volume", speaks.volume, "files that a gateway leaves"),
+        ("lease", speaks.lease, "handover leases"),
+        ("ticket", speaks.ticket, "sealed tickets"),
+    ];
+    let mut lines = vec![format!("imaccess {}", compat.version)];
+    lines.extend(spans.map(|(name, span, what)| format!("{name:<8} {:<5} {what}", span.to_string())));
+    lines.join("\n")
 }
 
 /// Runs it.
 pub(crate) fn run(arguments: &CompatArgs) -> anyhow::Result<ExitCode> {
-    let compat = Compat::of_this();
+    let compat = of_this();
+    let json = serde_json::to_string(&compat).context("JSON")?;
+    if let Some(file) = &arguments.output {
+        fs::write(file, &json).with_context(|| format!("can't write {}", file.display()))?;
+    }
     if arguments.json {
-        terminal::line(&serde_json::to_string(&compat).context("JSON")?);
+        terminal::line(&json);
     } else {
-        terminal::line(&compat.text());
+        terminal::line(&text(&compat));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -65,12 +66,12 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_read_back_also_with_more_in_it() {
-        let compat = Compat::of_this();
+        let compat = of_this();
         let mut json = serde_json::to_value(&compat).unwrap();
         assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
         for format in ["link", "custody", "volume", "lease", "ticket"] {
             assert!(json["speaks"][format]["oldest"].is_u64(), "{json}");
-            assert!(compat.text().contains(format));
+            assert!(text(&compat).contains(format));
         }
         json["speaks"]["later"] = serde_json::json!({"oldest": 1, "newest": 1});
         json["later"] = true.into();

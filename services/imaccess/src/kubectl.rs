@@ -3,6 +3,7 @@
 //! It only reads: with the rights that `view` gives, but for connections and scores, which need `get` on `pods/proxy`.
 
 mod gather;
+mod in_place;
 mod troubles;
 mod view;
 

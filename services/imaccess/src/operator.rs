@@ -8,10 +8,11 @@ use imaccess_common::config::duration;
 use imaccess_common::drain::shutdown_signal;
 use imaccess_common::telemetry::{LogFormat, init_logging};
 use imaccess_operator_controller::{Lifetimes, Options};
+use imaccess_operator_plan::plan::StepName;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{RETRY, USAGE, WithStatus};
-use crate::run;
+use crate::{run, terminal};
 
 /// Everything has a default that fits the chart.
 #[derive(Debug, clap::Args)]
@@ -48,10 +49,19 @@ pub(crate) struct OperatorArgs {
     /// Logs as JSON lines
     #[arg(long)]
     log_json: bool,
+    /// Print the steps of an upgrade in place, a line each, and end: for tests that interrupt the operator after each of them
+    #[arg(long, hide = true)]
+    list_upgrade_steps: bool,
 }
 
 /// Runs the operator until SIGTERM: then what is begun is ended, and the lease given back.
 pub(crate) fn run(arguments: OperatorArgs) -> anyhow::Result<ExitCode> {
+    if arguments.list_upgrade_steps {
+        for step in StepName::ALL {
+            terminal::line(step.as_str());
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     init_logging(
         if arguments.log_json {
             LogFormat::Json

@@ -13,7 +13,6 @@ mod report;
 mod steps;
 #[cfg(test)]
 mod testing;
-mod verdict;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -38,6 +38,7 @@ impl Bench {
         let gathered = Gathered {
             observed: observed(),
             trust,
+            gateways: None,
         };
         let applier = Applier {
             client: &self.client,
@@ -55,6 +56,8 @@ fn observed() -> Observed {
         cluster: cluster("demo"),
         children: BTreeMap::new(),
         pods: vec![],
+        replica_sets: vec![],
+        gateways: BTreeMap::new(),
         secrets: BTreeMap::new(),
         capabilities: Capabilities::default(),
         operator_version: "0.1.0".to_owned(),

@@ -2,6 +2,7 @@
 //! that the gateway is never without it, also while it drains.
 
 use imaccess_operator_api::gateway::{ExposureType, Listener};
+use imaccess_operator_api::in_place::Side;
 use imaccess_operator_api::names::{Identity, Names, Part, port};
 use imaccess_operator_api::options::{Resources, Scheduling};
 use serde::Serialize;
@@ -14,11 +15,6 @@ use super::{
 use crate::cluster::Cluster;
 use crate::configuration::gateway::connection_limit;
 use crate::configuration::{self, file, files, path};
-
-/// The gateway's container.
-pub(crate) const GATEWAY_CONTAINER: &str = "gateway";
-/// The sidecar's container.
-pub(crate) const SIDECAR_CONTAINER: &str = "state";
 
 /// For clients that are left at the drain's deadline to be told, flushed, and to read why they were closed: the gateway's
 /// `deadlines.drain`.
@@ -151,7 +147,7 @@ impl<'a> Inputs<'a> {
         let configuration = format!("{}/{}", path::CONFIGURATION, file::GATEWAY);
         let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}});
         container(
-            GATEWAY_CONTAINER,
+            Side::Gateway.container(),
             &self.images,
             &["gateway", "--config", &configuration, "--log-json"],
             self.resources,
@@ -179,7 +175,7 @@ impl<'a> Inputs<'a> {
         };
         let configuration = format!("{}/{}", path::CONFIGURATION, file::SIDECAR);
         container(
-            SIDECAR_CONTAINER,
+            Side::State.container(),
             &images,
             &[
                 "state",

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 const USER: i64 = 65_532;
 
 /// Of a pod; with ports below 1,024 it may listen there without any capability.
-pub(super) fn pod(low_ports: bool) -> Value {
+pub(crate) fn pod(low_ports: bool) -> Value {
     let sysctls = low_ports.then(|| json!([{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]));
     json!({
         "runAsNonRoot": true,
@@ -19,7 +19,7 @@ pub(super) fn pod(low_ports: bool) -> Value {
 }
 
 /// Of a container.
-pub(super) fn container() -> Value {
+pub(crate) fn container() -> Value {
     json!({
         "allowPrivilegeEscalation": false,
         "capabilities": {"drop": ["ALL"]},

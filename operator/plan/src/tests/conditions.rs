@@ -57,9 +57,15 @@ fn each_situation_has_its_conditions() {
         ),
         (
             "a change isn't carried out yet",
-            Box::new(|world| world.change(|spec| spec.image = "new".to_owned())),
+            Box::new(|world| world.change(|spec| spec.state.push.audience = "new".to_owned())),
             "False Updating [Reconciling]",
             "demo-state",
+        ),
+        (
+            "images are brought to running pods",
+            Box::new(|world| world.change(|spec| spec.image = "new".to_owned())),
+            "False UpgradingInPlace [Reconciling]",
+            "0 of 2 gateway pods are upgraded",
         ),
         (
             "a rollout isn't through",

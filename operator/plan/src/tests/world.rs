@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 
 use crate::observed::{Capabilities, ChildId, Observed, SecretFacts};
 use crate::plan;
+mod machinery;
+mod upgrades;
+
 use crate::plan::{AuthorityStep, Child, Kind, Plan, PodPatch, SecretStep};
 
 /// How long the certificates of the model are good, in days.
@@ -43,6 +46,8 @@ impl World {
                 cluster,
                 children: BTreeMap::new(),
                 pods: Vec::new(),
+                replica_sets: Vec::new(),
+                gateways: BTreeMap::new(),
                 secrets: BTreeMap::new(),
                 capabilities: Capabilities { pod_monitors: true },
                 operator_version: "0.1.0".to_owned(),
@@ -60,18 +65,21 @@ impl World {
         world
     }
 
+    /// Asks gateways first, as the controller does.
     pub(super) fn plan(&self) -> Plan {
-        plan(&self.observed, self.now)
+        let mut observed = self.observed.clone();
+        observed.gateways = self.pages();
+        plan(&observed, self.now)
     }
 
     /// Plans, carries out and lets pods come, until nothing is left to do; how many rounds had writes.
     pub(super) fn settle(&mut self) -> usize {
-        for round in 0..12 {
+        for round in 0..40 {
             let plan = self.plan();
             let idle = is_idle(&plan);
             self.carry_out(&plan);
             self.run_pods();
-            if idle {
+            if idle && is_idle(&self.plan()) {
                 assert_eq!(self.plan().status, self.observed.cluster.status.clone().unwrap());
                 return round;
             }
@@ -102,6 +110,9 @@ impl World {
         }
         for patch in &plan.pods {
             self.patch(patch);
+        }
+        for step in &plan.steps {
+            self.step(step);
         }
         for deletion in &plan.delete {
             let live = self.observed.children.remove(&deletion.id).unwrap();
@@ -226,6 +237,16 @@ impl World {
         }
         match child.id.kind {
             Kind::Deployment => {
+                if let Some(old) = old {
+                    // Set by others: the controller, and the steps of an upgrade.
+                    new["spec"]["paused"] = old["spec"]["paused"].clone();
+                    for key in [machinery::REVISION, SETTLING_ANNOTATION] {
+                        let value = &old["metadata"]["annotations"][key];
+                        if value.is_string() {
+                            new["metadata"]["annotations"][key] = value.clone();
+                        }
+                    }
+                }
                 let generation = old
                     .and_then(|old| old["metadata"]["generation"].as_i64())
                     .unwrap_or(0);
@@ -287,61 +308,6 @@ impl World {
         annotations.extend(patch.annotations.clone());
     }
 
-    /// What the Deployment and ReplicaSet controllers, the scheduler and the kubelet do, all at once.
-    pub(super) fn run_pods(&mut self) {
-        for part in Part::ALL {
-            let id = ChildId {
-                kind: Kind::Deployment,
-                name: format!("demo-{}", part.as_str()),
-            };
-            let Some(mut deployment) = self.observed.children.remove(&id) else {
-                continue;
-            };
-            let template = deployment["spec"]["template"].clone();
-            let revision = crate::canonical::hash(&template);
-            let wanted = usize::try_from(deployment["spec"]["replicas"].as_i64().unwrap()).unwrap();
-            let component = |pod: &Pod| {
-                pod.metadata.labels.as_ref().unwrap()["app.kubernetes.io/component"] == part.as_str()
-            };
-            let (mut pods, rest): (Vec<Pod>, Vec<Pod>) = self.observed.pods.drain(..).partition(component);
-            self.observed.pods = rest;
-            pods.retain(|pod| pod.metadata.annotations.as_ref().unwrap()["revision"] == revision);
-            let cost = |pod: &Pod| -> i64 {
-                let annotations = pod.metadata.annotations.as_ref().unwrap();
-                annotations
-                    .get(DELETION_COST_ANNOTATION)
-                    .map_or(0, |cost| cost.parse().unwrap())
-            };
-            while pods.len() > wanted {
-                let least = pods
-                    .iter()
-                    .enumerate()
-                    .min_by_key(|(_, pod)| cost(pod))
-                    .unwrap()
-                    .0;
-                pods.remove(least);
-            }
-            while pods.len() < wanted {
-                let serial = self.next();
-                let mut pod: Value = template.clone();
-                pod["metadata"]["name"] = json!(format!("{}-{serial}", id.name));
-                pod["metadata"]["uid"] = json!(format!("pod-{serial}"));
-                pod["metadata"]["resourceVersion"] = json!(serial);
-                pod["metadata"]["annotations"]["revision"] = json!(revision);
-                pod["metadata"]["creationTimestamp"] =
-                    json!(format!("2026-11-25T12:{:02}:00Z", self.count % 60));
-                pod["status"] = json!({"phase": "Running", "hostIP": "192.0.2.1"});
-                pods.push(serde_json::from_value(pod).unwrap());
-            }
-            self.observed.pods.extend(pods);
-            deployment["status"] = json!({
-                "observedGeneration": deployment["metadata"]["generation"],
-                "replicas": wanted, "updatedReplicas": wanted, "readyReplicas": wanted, "availableReplicas": wanted,
-            });
-            self.observed.children.insert(id, deployment);
-        }
-    }
-
     pub(super) fn child(&mut self, kind: Kind, name: &str) -> &mut Value {
         let name = name.to_owned();
         self.observed.children.get_mut(&ChildId { kind, name }).unwrap()
@@ -372,7 +338,8 @@ impl World {
 
 /// Whether a plan writes nothing but the status.
 pub(super) fn is_idle(plan: &Plan) -> bool {
-    plan.secrets.is_empty() && plan.apply.is_empty() && plan.pods.is_empty() && plan.delete.is_empty()
+    let nothing_to_do = plan.secrets.is_empty() && plan.apply.is_empty() && plan.pods.is_empty();
+    nothing_to_do && plan.steps.is_empty() && plan.delete.is_empty()
 }
 
 /// Slots of pods, as labelled.

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::ServerName;
-use rustls::sign::SingleCertAndKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -94,6 +94,37 @@ impl ClientTls {
     pub fn http(identity: Arc<Identity>, name: &str) -> Result<ClientTls, TlsError> {
         Ok(ClientTls {
             source: Source::Part(identity),
+            name: server_name(name)?,
+            protocol: b"http/1.1",
+        })
+    }
+
+    /// For HTTP/1, from PEM that is in memory: how the operator, which has each cluster's certificate in a Secret, asks a gateway.
+    ///
+    /// # Errors
+    /// [`TlsError`], naming the key of the Secret; nothing of a private key is shown.
+    pub fn http_from_pem(
+        authority: &[u8],
+        certificate: &[u8],
+        key: &[u8],
+        name: &str,
+    ) -> Result<ClientTls, TlsError> {
+        let (authority_name, own_name) = (Path::new("ca.crt"), Path::new("tls.crt"));
+        let (roots, _) = files::authorities_in(authority_name, authority)?;
+        let content = |path: &Path, fault: &dyn ToString| TlsError::Content {
+            path: path.to_owned(),
+            fault: fault.to_string(),
+        };
+        let servers = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .map_err(|fault| content(authority_name, &fault))?;
+        let chain = files::certificates_in(own_name, certificate)?;
+        let key = files::key_in(Path::new("tls.key"), key)?;
+        let own =
+            CertifiedKey::from_der(chain, key, &provider()).map_err(|fault| content(own_name, &fault))?;
+        let own = Some(Arc::new(SingleCertAndKey::from(own)));
+        Ok(ClientTls {
+            source: Source::Once(Arc::new(Once { servers, own })),
             name: server_name(name)?,
             protocol: b"http/1.1",
         })

@@ -54,8 +54,12 @@ fn content(path: &Path, fault: &dyn ToString) -> TlsError {
 
 /// All certificates of a file, at least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let text = read(path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    certificates_in(path, &read(path)?)
+}
+
+/// The same of text that was read already; `path` is for messages.
+pub(super) fn certificates_in(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     let found = found.map_err(|fault| content(path, &fault))?;
     if found.is_empty() {
         return Err(content(path, &"there is no certificate in it"));
@@ -65,15 +69,24 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 
 /// The first private key of a file. What is wrong with it isn't shown in full: the text is a secret.
 pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let text = read(path)?;
-    PrivateKeyDer::from_pem_slice(&text).map_err(|_| content(path, &"there is no private key in it"))
+    key_in(path, &read(path)?)
+}
+
+/// The same of text that was read already.
+pub(super) fn key_in(path: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(text).map_err(|_| content(path, &"there is no private key in it"))
 }
 
 /// The authorities of a file, and the time at which the last of them ends, in seconds since 1970.
 pub(super) fn authorities(path: &Path) -> Result<(RootCertStore, i64), TlsError> {
+    authorities_in(path, &read(path)?)
+}
+
+/// The same of text that was read already.
+pub(super) fn authorities_in(path: &Path, text: &[u8]) -> Result<(RootCertStore, i64), TlsError> {
     let mut roots = RootCertStore::empty();
     let mut last = i64::MIN;
-    for certificate in certificates(path)? {
+    for certificate in certificates_in(path, text)? {
         last = last.max(not_after(path, &certificate)?);
         roots.add(certificate).map_err(|fault| content(path, &fault))?;
     }

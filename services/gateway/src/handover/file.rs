@@ -20,6 +20,8 @@ pub(crate) struct Handed {
     pub(crate) connections: Vec<HandedOver>,
     pub(crate) ended: Vec<HandedEnded>,
     pub(crate) path: PathBuf,
+    /// When its gateway stopped reading, in Unix milliseconds; 0 when it doesn't say.
+    pub(crate) stopped_unix_ms: u64,
 }
 
 /// Writes the file so that it is there whole or not at all.
@@ -31,6 +33,7 @@ pub(crate) fn write(
     identity: &Incarnation,
     connections: Vec<HandedOver>,
     ended: Vec<HandedEnded>,
+    stopped_unix_ms: u64,
 ) -> io::Result<usize> {
     let content = HandoverFile {
         generation: generation::spoken().volume.newest,
@@ -38,6 +41,7 @@ pub(crate) fn write(
         incarnation: identity.number,
         connections,
         ended,
+        stopped_unix_ms,
     }
     .encode_to_vec();
     let path = directory.join(format!("{PREFIX}{}", identity.number));
@@ -103,6 +107,7 @@ pub(crate) fn read(directory: &Path, identity: &Incarnation) -> io::Result<Optio
         connections: content.connections,
         ended: content.ended,
         path,
+        stopped_unix_ms: content.stopped_unix_ms,
     }))
 }
 
@@ -132,9 +137,11 @@ mod tests {
             &identity(1),
             vec![connection.clone()],
             Vec::new(),
+            1_700_000_000_123,
         )
         .unwrap();
         let handed = read(directory.path(), &identity(2)).unwrap().unwrap();
+        assert_eq!(handed.stopped_unix_ms, 1_700_000_000_123);
         assert_eq!((handed.incarnation, handed.connections), (1, vec![connection]));
         let other = Incarnation {
             instance: InstanceId::from("pod-2"),
@@ -142,7 +149,7 @@ mod tests {
         };
         assert!(read(directory.path(), &other).unwrap().is_none());
         // The later one counts.
-        write(directory.path(), &identity(3), Vec::new(), Vec::new()).unwrap();
+        write(directory.path(), &identity(3), Vec::new(), Vec::new(), 0).unwrap();
         assert_eq!(
             read(directory.path(), &identity(4)).unwrap().unwrap().incarnation,
             3

@@ -10,27 +10,18 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use imaccess_common::generation::{self, Span};
+use imaccess_common::handover as shown;
 use serde::{Deserialize, Serialize};
 
 use super::lease::{Handover, LONGEST};
 use crate::limits::Admission;
-
-/// What the page shows beside the lease: how this process began.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct TakeoverView {
-    pub(crate) kind: &'static str,
-    pub(crate) adopted: usize,
-    pub(crate) closed: usize,
-    pub(crate) listeners: usize,
-    pub(crate) milliseconds: u64,
-}
 
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) handover: Arc<Handover>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) incarnation: u32,
-    pub(crate) takeover: TakeoverView,
+    pub(crate) takeover: shown::Takeover,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -54,19 +45,6 @@ struct Given {
     shards: u32,
 }
 
-#[derive(Debug, Serialize)]
-struct View<'a> {
-    custody: bool,
-    complete: bool,
-    links: u32,
-    shards: u32,
-    connections: usize,
-    held: i64,
-    lease: bool,
-    incarnation: u32,
-    takeover: &'a TakeoverView,
-}
-
 #[derive(Debug, Deserialize)]
 struct Named {
     lease: String,
@@ -81,16 +59,17 @@ pub(crate) fn router(page: Page) -> Router {
 
 async fn show(State(page): State<Arc<Page>>) -> Response {
     let handover = &page.handover;
-    Json(View {
+    Json(shown::Handover {
         custody: handover.custody(),
         complete: handover.is_complete(),
         links: handover.links.load(Ordering::Acquire),
         shards: handover.shards(),
-        connections: page.admission.open(),
-        held: handover.held.load(Ordering::Relaxed),
+        connections: page.admission.open() as u64,
+        // Never below zero but for a moment between two counts.
+        held: u64::try_from(handover.held.load(Ordering::Relaxed)).unwrap_or(0),
         lease: handover.is_leased(Instant::now()),
         incarnation: page.incarnation,
-        takeover: &page.takeover,
+        takeover: page.takeover.clone(),
     })
     .into_response()
 }

@@ -14,6 +14,7 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 use serde::Deserialize;
 
+use super::in_place;
 use super::troubles::{is_ready, restarts_of, state_of, trouble_of};
 use super::view::{ClusterView, Figures, PartView, PodView, Score};
 
@@ -124,6 +125,7 @@ fn from_status(cluster: &ImAccessCluster, names: &Names) -> ClusterView {
         reason,
         message,
         parts: parts(cluster, &status),
+        upgrade: status.upgrade.as_ref().map(in_place::upgrade),
         troubles: troubles
             .iter()
             .filter(|kind| is_true(kind))
@@ -174,6 +176,7 @@ fn pod_view(pod: &Pod) -> PodView {
             .collect(),
         figures: None,
         score: None,
+        in_place: in_place::pod(pod),
     }
 }
 

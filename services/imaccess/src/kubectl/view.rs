@@ -15,6 +15,8 @@ pub(crate) struct ClusterView {
     pub(crate) reason: String,
     pub(crate) message: String,
     pub(crate) parts: Vec<PartView>,
+    /// The upgrade in place that is under way, or has stopped.
+    pub(crate) upgrade: Option<String>,
     /// What is wrong, and what to do about it.
     pub(crate) troubles: Vec<String>,
     /// What is worth knowing, such as development tokens.
@@ -50,6 +52,8 @@ pub(crate) struct PodView {
     pub(crate) figures: Option<Figures>,
     /// Of a gateway: what ipconfig makes of it.
     pub(crate) score: Option<Score>,
+    /// Of a gateway: what is being replaced in it, or was last.
+    pub(crate) in_place: Option<String>,
 }
 
 /// What a gateway's page says.
@@ -101,6 +105,9 @@ impl ClusterView {
             }
             out.push('\n');
             pods(&mut out, indent, &part.pods);
+        }
+        if let Some(upgrade) = &self.upgrade {
+            let _ = write!(out, "\n{upgrade}\n");
         }
         section(&mut out, "What is wrong", &self.troubles);
         section(&mut out, "Worth knowing", &self.remarks);
@@ -163,6 +170,7 @@ impl PodView {
         if !self.endpoints.is_empty() {
             columns.push(self.endpoints.join(" "));
         }
+        columns.extend(self.in_place.clone());
         columns
     }
 }
@@ -236,6 +244,7 @@ mod tests {
                     pods: vec![pod("demo-ipconfig-a")],
                 },
             ],
+            upgrade: None,
             troubles: Vec::new(),
             remarks: Vec::new(),
             unknown: Vec::new(),

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use imaccess_common::generation::Span;
+use imaccess_common::handover::{Handover, left_by_themselves};
 use reqwest::StatusCode;
 use serde::Deserialize;
 
-use super::verdict::{Handover, left_by_themselves};
 use crate::cluster::http;
 
 /// One answer: the pages wait for nothing.

@@ -8,10 +8,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use imaccess_common::compat::Compat;
 use tokio::process::Command;
 
 use super::plan::{Program, program};
-use crate::compat::Compat;
 
 /// It only prints: longer means that it hangs, or that its disk does.
 const START: Duration = Duration::from_secs(10);

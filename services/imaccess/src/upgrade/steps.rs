@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
+use imaccess_common::compat::{Compat, compatible};
+use imaccess_common::handover::{Handover, Seen, Verdict, Wanted, obstacle, of_gateway, of_state};
 
 use super::admin::{Admin, Lease, NoLease};
 use super::place::{Ending, Place, with_said};
-use super::plan::{Target, compatible};
+use super::plan::Target;
 use super::preflight::{Found, ask, find};
 use super::report::{Outcome, Steps, milliseconds};
-use super::verdict::{Handover, Seen, Verdict, Wanted, obstacle, of_gateway, of_state};
-use crate::compat::Compat;
 use crate::part::{Kind, Running};
 
 /// How long things may take. Tests wait less.

@@ -1,49 +1,73 @@
-//! Whether a replacement went well. Pure: what was seen goes in, a verdict comes out.
+//! A gateway's `/handover` page, and whether a replacement of a gateway or a sidecar went well. Pure: what was seen goes in, a
+//! verdict comes out. `imaccess upgrade` and the operator judge by the same rules.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+
+/// Longest that a gateway may take to serve again before its former version is put back. The custodian closes the listeners after
+/// 10 s without a gateway and the sockets after 90 s: by then the former version must be there.
+pub const GATEWAY_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
+/// The same of a sidecar; a gateway closes its clients after 90 s without one.
+pub const STATE_LIMIT: std::time::Duration = std::time::Duration::from_secs(40);
 
 /// What a gateway's `GET /handover` says. What a version leaves out is nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Handover {
-    pub(super) custody: bool,
+pub struct Handover {
+    /// Whether there is a custodian at all.
+    pub custody: bool,
     /// Whether the custodian holds all that the gateway has.
-    pub(super) complete: bool,
+    pub complete: bool,
     /// Links to state that are up.
-    pub(super) links: u32,
-    pub(super) shards: u32,
-    pub(super) connections: u64,
-    pub(super) held: u64,
-    pub(super) incarnation: u32,
-    pub(super) takeover: Takeover,
+    pub links: u32,
+    /// Shards; each has a link.
+    pub shards: u32,
+    /// Client connections that are open.
+    pub connections: u64,
+    /// Descriptors that the custodian holds.
+    pub held: u64,
+    /// Whether somebody holds the handover lease.
+    pub lease: bool,
+    /// Of this process: higher than any before it in this pod.
+    pub incarnation: u32,
+    /// How it began.
+    pub takeover: Takeover,
 }
 
 /// How a gateway process began.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Takeover {
+pub struct Takeover {
     /// `none`, `planned` or `crashed`.
-    pub(super) kind: String,
-    pub(super) adopted: u64,
-    pub(super) closed: u64,
+    pub kind: String,
+    /// Connections that go on.
+    pub adopted: u64,
+    /// Connections that were closed by it.
+    pub closed: u64,
+    /// Listeners that were taken over.
+    pub listeners: u64,
+    /// For how long the takeover itself took.
+    pub milliseconds: u64,
+    /// From when the former process read its last byte until this one read its first; 0 when it isn't known, as after a crash.
+    pub stall_milliseconds: u64,
 }
 
 /// One look at a new process, and at the gateway that is, or is beside, it.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
+pub struct Seen {
     /// How the process ended, if it has.
-    pub(super) ended: Option<String>,
+    pub ended: Option<String>,
     /// Of the gateway.
-    pub(super) handover: Result<Handover, String>,
+    pub handover: Result<Handover, String>,
     /// `/readyz` of the part itself.
-    pub(super) ready: Result<(), String>,
+    pub ready: Result<(), String>,
     /// Of the takeover's closed connections, those that had ended by themselves.
-    pub(super) left: u64,
+    pub left: u64,
 }
 
 /// What to make of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
+    /// All is well.
     Good,
     /// Not yet: look again. Why, in case that it stays so.
     Wait(String),
@@ -53,7 +77,7 @@ pub(super) enum Verdict {
 
 /// Which takeovers will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub enum Wanted {
     /// A planned one that closed nothing.
     Planned,
     /// Any: on the way back what could be kept is kept.
@@ -61,7 +85,7 @@ pub(super) enum Wanted {
 }
 
 /// Of a new gateway, which must have an incarnation above `above`.
-pub(super) fn of_gateway(seen: &Seen, above: u32, wanted: Wanted) -> Verdict {
+pub fn of_gateway(seen: &Seen, above: u32, wanted: Wanted) -> Verdict {
     if let Some(how) = &seen.ended {
         return Verdict::Bad(format!("the new process ended: {how}"));
     }
@@ -83,7 +107,8 @@ pub(super) fn of_gateway(seen: &Seen, above: u32, wanted: Wanted) -> Verdict {
                 return Verdict::Bad(format!("{broken} connections were closed by the takeover"));
             }
         }
-        ("planned" | "crashed", Wanted::Any) => {}
+        // On the way back there is nothing that could be done about it.
+        (_, Wanted::Any) => {}
         ("crashed", Wanted::Planned) => {
             return Verdict::Bad("it took over as after a crash, without the handover".to_owned());
         }
@@ -93,7 +118,7 @@ pub(super) fn of_gateway(seen: &Seen, above: u32, wanted: Wanted) -> Verdict {
 }
 
 /// Of a new sidecar; the handover is that of its gateway, if that is known.
-pub(super) fn of_state(seen: &Seen, gateway_known: bool) -> Verdict {
+pub fn of_state(seen: &Seen, gateway_known: bool) -> Verdict {
     if let Some(how) = &seen.ended {
         return Verdict::Bad(format!("the new process ended: {how}"));
     }
@@ -131,7 +156,7 @@ fn ready(is_ready: &Result<(), String>) -> Verdict {
 }
 
 /// Why nothing should be begun; `None`: all is well.
-pub(super) fn obstacle(handover: &Handover) -> Option<String> {
+pub fn obstacle(handover: &Handover) -> Option<String> {
     if !handover.custody {
         let why = "custody is off (`up --no-custody`, or `custody: false` in a configuration): nobody holds the \
                    connections meanwhile, so they would all be closed";
@@ -144,7 +169,7 @@ pub(super) fn obstacle(handover: &Handover) -> Option<String> {
 }
 
 /// From a gateway's metrics: how many of those that a takeover didn't adopt had ended by themselves.
-pub(super) fn left_by_themselves(page: &str) -> u64 {
+pub fn left_by_themselves(page: &str) -> u64 {
     let of = |result: &str| {
         let name = format!("imaccess_gateway_takeover_connections_total{{result=\"{result}\"}}");
         let value = page.lines().find_map(|line| line.strip_prefix(&name));
@@ -170,10 +195,12 @@ mod tests {
                 connections: 10,
                 held: 12,
                 incarnation: 5,
+                lease: false,
                 takeover: Takeover {
                     kind: "planned".to_owned(),
                     adopted: 10,
                     closed: 0,
+                    ..Takeover::default()
                 },
             }),
             ready: Ok(()),
@@ -238,7 +265,7 @@ mod tests {
                 ("bad", "as after a crash"),
                 ("good", ""),
             ),
-            ("none", kind("none"), ("bad", "nothing"), ("bad", "nothing")),
+            ("none", kind("none"), ("bad", "nothing"), ("good", "")),
             ("closed", closed(3, 0), ("bad", "3 connections"), ("good", "")),
             (
                 "some had left",

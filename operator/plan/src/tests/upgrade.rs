@@ -1,0 +1,415 @@
+//! Changed images reach running pods in place: pods stay, Deployments come to what pods have, and whatever goes wrong stops it.
+
+use std::collections::BTreeSet;
+
+use imaccess_operator_api::gateway::Handover;
+use imaccess_operator_api::names::TRY_AGAIN_ANNOTATION;
+use imaccess_operator_api::status::{Method, UpgradePhase};
+use jiff::SignedDuration;
+use serde_json::json;
+
+use super::world::{MINIMAL, World, is_idle};
+use crate::plan::{Kind, Plan, StepName};
+
+fn both(image: &str) -> Vec<(String, String)> {
+    vec![(image.to_owned(), image.to_owned()); 2]
+}
+
+/// All steps of a plan, those that are children among them.
+fn steps(plan: &Plan) -> Vec<StepName> {
+    let children = plan.apply.iter().filter_map(|child| child.step);
+    children
+        .chain(plan.steps.iter().map(crate::plan::Step::name))
+        .collect()
+}
+
+/// Plans and carries out until nothing is left to do; the steps, in order.
+fn go(world: &mut World) -> Vec<StepName> {
+    let (mut all, mut idle) = (Vec::new(), 0);
+    for _ in 0..120 {
+        let plan = world.plan();
+        idle = if is_idle(&plan) { idle + 1 } else { 0 };
+        all.extend(steps(&plan));
+        world.carry_out(&plan);
+        world.run_pods();
+        // Longer than any time that something is given.
+        if idle == 12 {
+            return all;
+        }
+        // What is waited for has its time, but not more.
+        world.advance(SignedDuration::from_secs(5));
+    }
+    panic!("it never ends: {:#?}", world.plan());
+}
+
+fn condition(world: &World, kind: &str) -> Option<(String, String)> {
+    let status = world.observed.cluster.status.as_ref().unwrap();
+    let found = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind)?;
+    (found.status == "True").then(|| (found.reason.clone(), found.message.clone()))
+}
+
+#[test]
+fn changed_images_come_in_place_and_pods_stay() {
+    let mut world = World::settled(MINIMAL);
+    let uids = world.gateway_uids();
+    world.change(|spec| spec.image = "new".to_owned());
+    let done = go(&mut world);
+    use StepName::{
+        Clear, Pause, Preflight, Record, Release, ReplaceGateway, ReplaceState, ReplicaSet, Resume, Template,
+    };
+    assert_eq!(
+        done,
+        [
+            Preflight,
+            Preflight, // a node each
+            ReplaceState,
+            Release,
+            ReplaceGateway,
+            Release,
+            Clear, // the first pod
+            ReplaceState,
+            Release,
+            ReplaceGateway,
+            Release, // the second
+            Record,
+            Pause,
+            ReplicaSet,
+            Template,
+            Resume,
+            Clear
+        ]
+    );
+    assert_eq!(world.gateway_uids(), uids);
+    assert_eq!(world.gateway_images(), both("new"));
+    let deployment = world.child(Kind::Deployment, "demo-gateway").clone();
+    assert!(
+        deployment["spec"]["paused"].is_null()
+            && deployment["metadata"]["annotations"]["imaccess.io/settling"].is_null()
+    );
+    assert_eq!(
+        deployment["spec"]["template"]["spec"]["containers"][0]["image"],
+        json!("new")
+    );
+    let status = world.observed.cluster.status.clone().unwrap();
+    assert_eq!(status.upgrade, None);
+    assert_eq!(status.change.unwrap().method, Method::InPlace);
+    assert_eq!(world.replaced().len(), 2);
+    assert!(condition(&world, "Ready").is_some());
+    // Other parts get theirs afterwards.
+    let routing = world.child(Kind::Deployment, "demo-state").clone();
+    assert_eq!(
+        routing["spec"]["template"]["spec"]["containers"][0]["image"],
+        json!("new")
+    );
+}
+
+#[test]
+fn one_image_alone_touches_one_container_alone() {
+    for (state, untouched) in [(true, StepName::ReplaceGateway), (false, StepName::ReplaceState)] {
+        let mut world = World::settled(MINIMAL);
+        let uids = world.gateway_uids();
+        world.change(|spec| {
+            let image = Some("new".to_owned());
+            if state {
+                spec.state.image = image;
+            } else {
+                spec.gateway.image = image;
+            }
+        });
+        let done = go(&mut world);
+        assert!(!done.contains(&untouched), "{done:?}");
+        assert_eq!(world.gateway_uids(), uids);
+        let old = "registry.example/imaccess:1".to_owned();
+        let pair = if state {
+            (old, "new".to_owned())
+        } else {
+            ("new".to_owned(), old)
+        };
+        assert_eq!(world.gateway_images(), vec![pair.clone(), pair]);
+    }
+}
+
+#[test]
+fn other_parts_and_the_template_wait_for_the_pods() {
+    let mut world = World::settled(MINIMAL);
+    world.change(|spec| spec.image = "new".to_owned());
+    for _ in 0..60 {
+        let plan = world.plan();
+        let told = plan
+            .apply
+            .iter()
+            .filter(|child| child.id.kind == Kind::Deployment);
+        let pods_left = world.gateway_images() != both("new");
+        assert!(told.count() == 0 || !pods_left, "{plan:#?}");
+        world.carry_out(&plan);
+        world.run_pods();
+    }
+}
+
+#[test]
+fn what_else_has_changed_replaces_pods_and_says_why() {
+    let cases: [(&str, fn(&mut imaccess_operator_api::ImAccessClusterSpec)); 2] = [
+        ("pingIntervalSeconds", |spec| {
+            spec.state.sidecar.ping_interval_seconds = 7
+        }),
+        ("Disabled", |spec| spec.gateway.handover = Handover::Disabled),
+    ];
+    for (why, change) in cases {
+        let mut world = World::settled(MINIMAL);
+        let uids = world.gateway_uids();
+        world.change(|spec| {
+            spec.image = "new".to_owned();
+            change(spec);
+        });
+        assert_eq!(go(&mut world), []);
+        assert!(world.gateway_uids().iter().all(|uid| !uids.contains(uid)));
+        let change = world.observed.cluster.status.clone().unwrap().change.unwrap();
+        assert_eq!(change.method, Method::Replacement);
+        assert!(change.why.contains(why), "{}", change.why);
+    }
+}
+
+#[test]
+fn a_business_is_read_by_what_runs() {
+    let mut world = World::settled(MINIMAL);
+    world.change(|spec| spec.gateway.drain.rate_per_second = 7);
+    go(&mut world);
+    let change = world.observed.cluster.status.clone().unwrap().change.unwrap();
+    assert_eq!(change.method, Method::Reload);
+}
+
+#[test]
+fn what_cant_be_used_stops_before_anything_is_touched_and_a_corrected_image_goes_on() {
+    for (image, why) in [
+        ("missing", "pulled"),
+        ("exits", "no such command"),
+        ("strange", "in common for link"),
+    ] {
+        let mut world = World::settled(MINIMAL);
+        let uids = world.gateway_uids();
+        world.change(|spec| spec.image = image.to_owned());
+        let done = go(&mut world);
+        assert_eq!(done, [StepName::Preflight; 2], "{image}");
+        assert_eq!(world.gateway_images(), both("registry.example/imaccess:1"));
+        let routing = world.child(Kind::Deployment, "demo-state").clone();
+        assert_ne!(
+            routing["spec"]["template"]["spec"]["containers"][0]["image"],
+            json!(image)
+        );
+        let (reason, message) = condition(&world, "Stalled").unwrap();
+        assert_eq!(reason, "PreflightFailed");
+        assert!(message.contains(why), "{message}");
+        world.change(|spec| spec.image = "new".to_owned());
+        go(&mut world);
+        assert_eq!(world.gateway_images(), both("new"));
+        assert_eq!(world.gateway_uids(), uids);
+        assert!(condition(&world, "Ready").is_some());
+    }
+}
+
+#[test]
+fn a_pod_that_fails_is_put_back_and_the_others_arent_touched() {
+    for (gateway, image) in [
+        (true, "silent"),
+        (true, "crashes"),
+        (false, "silent"),
+        (false, "crashes"),
+    ] {
+        let mut world = World::settled(MINIMAL);
+        let uids = world.gateway_uids();
+        world.change(|spec| {
+            let image = Some(image.to_owned());
+            if gateway {
+                spec.gateway.image = image;
+            } else {
+                spec.state.image = image;
+            }
+        });
+        let done = go(&mut world);
+        let (begun, back) = if gateway {
+            (StepName::ReplaceGateway, StepName::RestoreGateway)
+        } else {
+            (StepName::ReplaceState, StepName::RestoreState)
+        };
+        use StepName::{Preflight, Release};
+        assert_eq!(done, [Preflight, Preflight, begun, back, Release], "{image}");
+        assert_eq!(world.gateway_images(), both("registry.example/imaccess:1"));
+        let upgrade = world.observed.cluster.status.clone().unwrap().upgrade.unwrap();
+        assert_eq!(upgrade.phase, UpgradePhase::Stopped);
+        let (reason, message) = condition(&world, "Stalled").unwrap();
+        assert_eq!(reason, "UpgradeStopped");
+        assert!(
+            message.contains(image) && message.contains("try-again"),
+            "{message}"
+        );
+        // It isn't tried again by itself, but when somebody says so.
+        assert_eq!(go(&mut world), []);
+        let annotations = world
+            .observed
+            .cluster
+            .metadata
+            .annotations
+            .get_or_insert_default();
+        annotations.insert(TRY_AGAIN_ANNOTATION.to_owned(), "1".to_owned());
+        assert!(go(&mut world).contains(&back));
+        world.change(|spec| {
+            (spec.gateway.image, spec.state.image) = (None, None);
+            spec.image = "new".to_owned();
+        });
+        go(&mut world);
+        assert_eq!(world.gateway_images(), both("new"));
+        assert_eq!(world.gateway_uids(), uids);
+    }
+}
+
+#[test]
+fn a_rollout_and_changes_in_place_and_undo_and_scaling_replace_no_pod_more_than_once() {
+    let mut world = World::settled(MINIMAL);
+    world.change(|spec| {
+        spec.image = "b".to_owned();
+        spec.state.sidecar.ping_interval_seconds = 7;
+    });
+    go(&mut world);
+    let uids = world.gateway_uids();
+    for image in ["registry.example/imaccess:1", "c", "b", "c"] {
+        world.change(|spec| spec.image = image.to_owned());
+        go(&mut world);
+        assert_eq!(world.gateway_uids(), uids, "{image}");
+        assert_eq!(world.gateway_images(), both(image));
+    }
+    // `kubectl rollout undo` puts an older template there.
+    let older = world.observed.replica_sets[0]["spec"]["template"].clone();
+    let deployment = world.child(Kind::Deployment, "demo-gateway");
+    assert_ne!(deployment["spec"]["template"], older);
+    deployment["spec"]["template"] = older;
+    let plan = world.plan();
+    assert_eq!(steps(&plan), []);
+    assert_eq!(plan.apply.len(), 1);
+    world.carry_out(&plan);
+    world.run_pods();
+    assert_eq!(world.gateway_uids(), uids);
+    go(&mut world);
+    world.change(|spec| spec.gateway.replicas = 3);
+    go(&mut world);
+    assert_eq!(world.gateway_images(), vec![("c".to_owned(), "c".to_owned()); 3]);
+    assert!(uids.iter().all(|uid| world.gateway_uids().contains(uid)));
+}
+
+#[test]
+fn a_pod_that_comes_in_the_middle_is_upgraded_too() {
+    let mut world = World::settled(MINIMAL);
+    world.change(|spec| spec.image = "new".to_owned());
+    loop {
+        let plan = world.plan();
+        world.carry_out(&plan);
+        world.run_pods();
+        if steps(&plan).contains(&StepName::Record) {
+            break;
+        }
+    }
+    // The template isn't told yet: the third pod has the old images.
+    world.change(|spec| spec.gateway.replicas = 3);
+    let deployment = world.child(Kind::Deployment, "demo-gateway");
+    deployment["spec"]["replicas"] = json!(3);
+    world.run_pods();
+    go(&mut world);
+    assert_eq!(
+        world.gateway_images(),
+        vec![("new".to_owned(), "new".to_owned()); 3]
+    );
+}
+
+#[test]
+fn more_than_one_pod_goes_at_a_time_only_after_the_first() {
+    let mut world = World::settled(MINIMAL);
+    world.change(|spec| {
+        spec.gateway.replicas = 4;
+        spec.gateway.disruption.max_unavailable = 2;
+    });
+    world.settle();
+    world.change(|spec| spec.gateway.image = Some("new".to_owned()));
+    let mut at_once = Vec::new();
+    for _ in 0..30 {
+        let plan = world.plan();
+        let begun = steps(&plan)
+            .iter()
+            .filter(|step| **step == StepName::ReplaceGateway)
+            .count();
+        at_once.extend((begun > 0).then_some(begun));
+        world.carry_out(&plan);
+        world.run_pods();
+    }
+    assert_eq!(at_once, [1, 2, 1]);
+}
+
+/// The operator may die after any step, and what comes after it knows no more than the cluster.
+#[test]
+fn whoever_comes_after_any_step_brings_it_to_the_same_end() {
+    let mut seen = BTreeSet::new();
+    for image in ["new", "silent"] {
+        let gateway_only = image != "new";
+        for sides in [[true, true], [true, false], [false, true]] {
+            if gateway_only && sides == [true, true] {
+                continue;
+            }
+            for kill in 0.. {
+                let mut world = World::settled(MINIMAL);
+                let uids = world.gateway_uids();
+                world.change(|spec| {
+                    spec.gateway.image = sides[0].then(|| image.to_owned());
+                    spec.state.image = sides[1].then(|| image.to_owned());
+                });
+                let (mut carried, mut idle) = (0, 0);
+                while idle < 13 {
+                    let mut plan = world.plan();
+                    // Only one write, and not the status that would be written after it.
+                    let names = steps(&plan);
+                    let ends_here = !names.is_empty() && (carried..carried + names.len()).contains(&kill);
+                    if ends_here {
+                        seen.extend(names.get(kill - carried).copied());
+                        let children = plan.apply.iter().filter(|child| child.step.is_some()).count();
+                        if kill - carried < children {
+                            plan.steps.clear();
+                        } else {
+                            plan.steps.truncate(kill - carried - children + 1);
+                        }
+                        plan.status = world.observed.cluster.status.clone().unwrap();
+                    }
+                    carried += names.len();
+                    world.carry_out(&plan);
+                    world.run_pods();
+                    world.advance(SignedDuration::from_secs(5));
+                    idle = if is_idle(&plan) { idle + 1 } else { 0 };
+                }
+                assert_eq!(
+                    world.gateway_uids(),
+                    uids,
+                    "{image} {sides:?} killed after step {kill}"
+                );
+                let expected = |side: bool| {
+                    if side && image == "new" {
+                        "new".to_owned()
+                    } else {
+                        "registry.example/imaccess:1".to_owned()
+                    }
+                };
+                let pair = (expected(sides[0]), expected(sides[1]));
+                assert_eq!(
+                    world.gateway_images(),
+                    vec![pair.clone(), pair],
+                    "{image} {sides:?} {kill}"
+                );
+                if kill >= carried {
+                    // There was no such step: all have been tried.
+                    break;
+                }
+                let deployment = world.child(Kind::Deployment, "demo-gateway");
+                assert!(deployment["spec"]["paused"].is_null());
+            }
+        }
+    }
+    assert_eq!(seen, StepName::ALL.into_iter().collect());
+}
