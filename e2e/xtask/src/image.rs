@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn a_stamp_replaces_blanks_and_stamps_and_nothing_else() {
         let blank = [b"before".as_slice(), MARK, &[b' '; ROOM], b"after"].concat();
-        let mut binary = blank.clone();
+        let mut binary = blank;
         stamped(&mut binary, 12).unwrap();
         let text = String::from_utf8(binary.clone()).unwrap();
         assert_eq!(text, "beforeIMACCESS-STAMP:12                  after");
