@@ -159,3 +159,45 @@ impl Installation {
         Ok(pods)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_sidecar_is_found_among_the_init_containers() {
+        let status = |name: &str, restarts: i32| {
+            json!({"name": name, "restartCount": restarts, "ready": true, "image": "", "imageID": "",
+                   "containerID": format!("containerd://{name}-{restarts}")})
+        };
+        let pod = json!({
+            "metadata": {"name": "demo-gateway-x", "uid": "1-2"},
+            "spec": {
+                "nodeName": "node1",
+                "containers": [{"name": "gateway", "image": "a:1"}],
+                "initContainers": [{"name": "state", "image": "a:2"}],
+            },
+            "status": {
+                "podIP": "10.0.0.7",
+                "containerStatuses": [status("gateway", 1)],
+                "initContainerStatuses": [status("state", 2)],
+            },
+        });
+        let pod = GatewayPod::of(&serde_json::from_value(pod).unwrap()).unwrap();
+        let seen = Which::ALL.map(|which| {
+            let container = pod.container(which);
+            (
+                container.image.as_str(),
+                container.restarts,
+                container.id.as_str(),
+            )
+        });
+        let expected = [
+            ("a:1", 1, "containerd://gateway-1"),
+            ("a:2", 2, "containerd://state-2"),
+        ];
+        assert_eq!((seen, pod.serving), (expected, false));
+    }
+}

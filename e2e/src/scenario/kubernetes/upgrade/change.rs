@@ -1,6 +1,6 @@
 //! One change of the specification that reaches the gateways in their pods, from the edit until all is done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,12 +14,16 @@ use crate::kubernetes::containers::{GatewayPod, Which};
 use crate::kubernetes::installation::{conditions, is_ready};
 use crate::kubernetes::{Installation, Kubernetes};
 use crate::report::Report;
-use crate::scenario::verdict::count;
+use crate::scenario::verdict::{self, count};
 use crate::wait::Seen;
+use crate::witness::Testimony;
 use crate::witness::tally::Window;
 
 /// Two pods with ten thousand connections, one container after the other, and then the rollout of the other parts.
 pub(super) const DONE: Duration = Duration::from_secs(300);
+
+/// A planned replacement in a pod may delay requests at its gateway by so much: two processes change places, started by a kubelet.
+const STALL_MS: f64 = 500.0;
 
 /// What a change did.
 #[derive(Debug, Default)]
@@ -27,7 +31,11 @@ pub(super) struct Changed {
     /// When containers were being replaced, as the operator marks it on their pods.
     pub(super) windows: Vec<Window>,
     /// From the edit until all was done.
+    pub(super) whole: Vec<Window>,
+    /// The longest of these.
     pub(super) took: Duration,
+    /// Phases that the status named.
+    phases: BTreeSet<String>,
     /// Gateway pods that weren't there any more, or had another address.
     pub(super) replaced: u64,
     /// Containers that weren't restarted exactly as often as they should.
@@ -55,12 +63,13 @@ pub(super) async fn in_place(kubernetes: &Kubernetes, live: &Live, edit: &Value)
         closed: Vec::new(),
         looked: live.witness.now(),
     };
-    let begun = live.witness.now();
+    let (begun, mut phases) = (live.witness.now(), BTreeSet::new());
     cluster.patch(edit).await?;
     let done = kubernetes
         .until("the change is done", DONE, async || {
             watched.look(&cluster.gateway_pods().await?);
             let now = cluster.get().await?;
+            phases.extend(upgrade(&now).map(|upgrade| format!("{:?}", upgrade.phase)));
             if let Some(why) = stalled(&now) {
                 bail!("the change has stopped: {why}");
             }
@@ -72,7 +81,7 @@ pub(super) async fn in_place(kubernetes: &Kubernetes, live: &Live, edit: &Value)
         })
         .await
         .with_context(|| format!("after {edit}"))?;
-    let took = live.witness.now() - begun;
+    let ended = live.witness.now();
     let method = done.status.as_ref().and_then(|status| status.change.as_ref());
     let method = method.context("the status doesn't say how the change reached the pods")?;
     ensure!(
@@ -84,7 +93,9 @@ pub(super) async fn in_place(kubernetes: &Kubernetes, live: &Live, edit: &Value)
     let (wrong_restarts, wrong_images) = compare(&done, &before, &after);
     Ok(Changed {
         windows: watched.closed,
-        took,
+        whole: vec![Window::from((begun, ended))],
+        took: ended - begun,
+        phases,
         replaced: replaced(&before, &after),
         wrong_restarts,
         wrong_images,
@@ -160,19 +171,38 @@ impl Watched<'_> {
 
 /// The containers that the operator says it is replacing in a pod: those that the annotation's fields name.
 fn replacing(pod: &GatewayPod) -> Vec<Which> {
-    let Some(text) = pod.annotations.get(REPLACING_ANNOTATION) else {
-        return Vec::new();
-    };
-    let said: Value = serde_json::from_str(text).unwrap_or_default();
+    let text = pod.annotations.get(REPLACING_ANNOTATION);
+    text.map_or_else(Vec::new, |text| named_in(text))
+}
+
+fn named_in(annotation: &str) -> Vec<Which> {
+    let said: Value = serde_json::from_str(annotation).unwrap_or_default();
     let mut names = said.as_object().into_iter().flat_map(|fields| fields.values());
     let named: Vec<&str> = names.by_ref().filter_map(Value::as_str).collect();
     let all = Which::ALL.into_iter();
     all.filter(|which| named.contains(&which.as_str())).collect()
 }
 
-/// What must hold of every change in place.
-pub(super) fn judge(name: &str, changed: &Changed, report: &mut Report) {
+impl Changed {
+    /// Counts another one in.
+    pub(super) fn add(&mut self, other: Self) {
+        self.windows.extend(other.windows);
+        self.whole.extend(other.whole);
+        self.took = self.took.max(other.took);
+        self.phases.extend(other.phases);
+        self.replaced += other.replaced;
+        self.wrong_restarts += other.wrong_restarts;
+        self.wrong_images += other.wrong_images;
+    }
+}
+
+/// What must hold of every change in place, and of the requests that were under way while containers changed places.
+pub(super) fn judge(name: &str, changed: &Changed, testimony: &Testimony, report: &mut Report) {
+    verdict::stall_within(testimony, name, &changed.windows, STALL_MS, report);
+    verdict::stall(testimony, &format!("{name}_whole"), &changed.whole, report);
     report.figure(&format!("{name}_seconds"), changed.took.as_secs_f64());
+    let phases: Vec<_> = changed.phases.iter().cloned().collect();
+    report.figure(&format!("{name}_phases"), phases);
     let mut none = |what: &str, number: u64| {
         report.exactly(&format!("{name}_{what}"), count(number), 0.0);
     };
@@ -195,4 +225,28 @@ pub(super) async fn stamps(cluster: &Installation, gateway: &str, state: &str) -
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_being_replaced_if_a_field_names_it() {
+        let table = [
+            (
+                r#"{"container":"state","from":"a:1","since":"2026-01-01T00:00:00Z"}"#,
+                vec![Which::State],
+            ),
+            (
+                r#"{"container":"gateway","from":"imaccess.io/state:1"}"#,
+                vec![Which::Gateway],
+            ),
+            ("{}", vec![]),
+            ("state", vec![]),
+        ];
+        for (annotation, which) in table {
+            assert_eq!(named_in(annotation), which, "{annotation}");
+        }
+    }
 }

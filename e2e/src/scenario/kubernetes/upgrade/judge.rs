@@ -7,8 +7,6 @@ use crate::events::{offline, wrongly_offline};
 use crate::report::Report;
 use crate::scenario::verdict::{self, count};
 
-/// A planned replacement in a pod may delay requests at its gateway by so much: two processes change places, started by a kubelet.
-pub(super) const STALL_MS: f64 = 500.0;
 /// A new connection's login, the connect included.
 const LOGIN_P99_MS: f64 = 1_000.0;
 /// As [`LOGIN_P99_MS`], of the slowest.

@@ -114,7 +114,7 @@ impl Live {
         self.gateways.iter().position(|gateway| gateway.uid == pod.uid)
     }
 
-    /// Sends nothing new until all is answered, goes on, and waits until so many more requests were answered.
+    /// Waits until so many more requests of plain clients were answered well.
     pub(super) async fn answers(&self, kubernetes: &Kubernetes, more: u64) -> Result<()> {
         let answered = || {
             let seen = self.witness.so_far();

@@ -106,7 +106,7 @@ pub(in crate::scenario) async fn run(size: Size, seed: u64) -> Result<Report> {
         change::stamps(live.cluster(), "401", "401").await?;
         live.answers(kubernetes, ANSWERED).await?;
         let ended = live.end(kubernetes).await?;
-        change::judge("corrected", &corrected, &mut report);
+        change::judge("corrected", &corrected, &ended.testimony, &mut report);
         judge::unnoticed(&ended, &mut report);
         Ok(report)
     })
