@@ -2,11 +2,11 @@
 //!
 //! - [`environment`]: what `cargo xtask e2e` prepared, as variables.
 //! - [`namespace`]: a namespace of the scenario's own. [`diagnosis`]: what its pods and events say when something failed.
-//! - [`release`]: the chart, by helm. [`operator`]: the operator's pods and its lease.
+//! - [`release`]: the chart, by helm. [`operator`]: the operator's pods and its lease. [`local_operator`]: one as a process.
 //! - [`installation`]: one `ImAccessCluster` and what the operator made of it. [`objects`]: objects of any kind.
-//! - [`echo`]: a business. [`images`]: another image of the same binary.
-//! - [`gateways`]: gateway pods as clients see them. [`ending`]: how a pod ends. [`recorder`]: a business that records events.
-//! - [`pushing`]: the push API. [`prometheus`]: a server that scrapes the pods.
+//! - [`echo`]: a business. [`images`]: other images, good and bad.
+//! - [`gateways`]: gateway pods as clients see them. [`containers`]: their two containers. [`ending`]: how a pod ends. [`recorder`]: a business that records events.
+//! - [`pushing`]: the push API. [`place`]: a cluster as a witness sees it. [`prometheus`]: a server that scrapes the pods.
 //! - [`audit`]: the API server's audit log. [`process`]: signals to a pod's process. [`nodes`]: nodes lost and started.
 //!
 //! Invariants: a scenario touches only namespaces that it made, and objects without a namespace that its helm releases
@@ -14,6 +14,7 @@
 //! it is applied before each scenario and stays, because clusters of others would go with it.
 
 pub mod audit;
+pub mod containers;
 pub mod diagnosis;
 pub mod echo;
 pub mod ending;
@@ -21,10 +22,12 @@ pub mod environment;
 pub mod gateways;
 pub mod images;
 pub mod installation;
+pub mod local_operator;
 pub mod namespace;
 pub mod nodes;
 pub mod objects;
 pub mod operator;
+pub mod place;
 pub mod process;
 pub mod prometheus;
 pub mod pushing;

@@ -85,6 +85,14 @@ impl Page {
             .sum()
     }
 
+    /// The value of a label of the first sample with this name.
+    #[must_use]
+    pub fn label(&self, name: &str, label: &str) -> Option<&str> {
+        let sample = self.samples.iter().find(|sample| sample.name == name)?;
+        let mut labels = sample.labels.iter().filter(|(have, _)| have == label);
+        labels.next().map(|(_, value)| value.as_str())
+    }
+
     /// Whether any sample has this name.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
@@ -103,5 +111,6 @@ mod tests {
         assert!((page.sum("a", &[("x", "1")]) - 5.0).abs() < f64::EPSILON);
         assert!((page.sum("a", &[]) - 9.0).abs() < f64::EPSILON);
         assert!(page.has("a") && !page.has("b"));
+        assert_eq!((page.label("a", "y"), page.label("a", "z")), (Some("p"), None));
     }
 }

@@ -183,6 +183,34 @@ pub const ALL: &[Scenario] = &[
         name: "k8s-scoring-prometheus",
         shows: "the same by a Prometheus server that scrapes the pods",
     },
+    Scenario {
+        name: "k8s-witness",
+        shows: "10,000 connections on two gateway pods, requests, pushes and connects: nothing is lost while nothing changes",
+    },
+    Scenario {
+        name: "k8s-upgrade",
+        shows: "images changed in every way under 10,000 connections: 0 closed, refused or lost, every pod stays",
+    },
+    Scenario {
+        name: "k8s-upgrade-order",
+        shows: "replacement, upgrades in place, undo and scaling in turn: no upgrade in place replaces a pod",
+    },
+    Scenario {
+        name: "k8s-upgrade-refused",
+        shows: "images that go wrong stop an upgrade before the first pod or at it, and all connections stay",
+    },
+    Scenario {
+        name: "k8s-upgrade-operator-killed",
+        shows: "the operator killed after every step of an upgrade: the next one finishes, nobody notices",
+    },
+    Scenario {
+        name: "k8s-ten-upgrades",
+        shows: "ten upgrades to ten binaries: memory, descriptors and what is held stay the same",
+    },
+    Scenario {
+        name: "k8s-containers-killed",
+        shows: "kill -9 of each container of gateway pods: closed is only who was in mid-frame; nobody wrongly offline",
+    },
 ];
 
 /// Whether state holds the clients' sockets beside the gateway. What has to do with connections holds either way.

@@ -5,7 +5,7 @@
 //! - [`book`]: what one client asked and was told; pure. [`positions`]: the pushes it got. [`out`]: bytes held back.
 //! - [`tally`]: all of it added up, and the stall around a change.
 //! - `plain`: clients that only speak frames. `sdk`: clients of the SDK. `visitors`: new connections. `pusher`: pushes.
-//! - `agenda`, `drive`: what is due when.
+//! - `place`: where it all goes, a cluster of processes or one on Kubernetes. `agenda`, `drive`: what is due when.
 //!
 //! Invariants: every byte that comes is looked at; a request's latency counts from when its last byte was meant to
 //! leave; a plain client is a task with a socket and a few hundred bytes, for reads share one buffer per thread.
@@ -15,6 +15,7 @@ pub mod book;
 mod drive;
 pub mod out;
 pub mod payload;
+mod place;
 mod plain;
 pub mod positions;
 mod pusher;
@@ -22,13 +23,11 @@ mod sdk;
 pub mod tally;
 mod visitors;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use imaccess_common::token::DevelopmentIssuer;
+use anyhow::{Context, Result, ensure};
 use parking::Held;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
@@ -37,6 +36,7 @@ use crate::Cluster;
 use crate::raw_client::APP;
 use crate::wait::{Seen, wait_until};
 use agenda::Agenda;
+pub use place::Place;
 use plain::Client;
 pub use pusher::Pushed;
 use tally::Tally;
@@ -60,8 +60,6 @@ mod parking {
     }
 }
 
-/// What `up` calls every cluster.
-const CLUSTER: &str = "local";
 /// The group that all clients are in.
 const GROUP: &[u8] = b"witnesses";
 /// Longer than any run; a token is checked at logins only.
@@ -117,32 +115,6 @@ impl Load {
     }
 }
 
-/// Where the load goes.
-struct Place {
-    business: u32,
-    gateway: SocketAddr,
-    push_grpc: String,
-    ipconfig: String,
-    issuer: DevelopmentIssuer,
-}
-
-impl Place {
-    fn of(cluster: &Cluster) -> Result<Self> {
-        let pem = cluster.view.directory.join("token-signing-key.pem");
-        let pem = std::fs::read_to_string(&pem).with_context(|| format!("cannot read {}", pem.display()))?;
-        let gateway = cluster.gateway();
-        Ok(Self {
-            business: cluster.business("echo")?,
-            gateway: gateway
-                .parse()
-                .with_context(|| format!("{gateway} is no address"))?,
-            push_grpc: cluster.view.push_grpc.clone(),
-            ipconfig: cluster.view.ipconfig.clone(),
-            issuer: DevelopmentIssuer::from_pem_by_thumbprint(&pem)?,
-        })
-    }
-}
-
 /// What everything of a load shares.
 struct Ground {
     load: Load,
@@ -167,7 +139,9 @@ impl Ground {
     }
 
     fn token(&self, device: &str) -> String {
-        self.place.issuer.issue(CLUSTER, APP, device, TOKEN_TTL)
+        self.place
+            .issuer
+            .issue(&self.place.cluster, APP, device, TOKEN_TTL)
     }
 }
 
@@ -200,7 +174,12 @@ impl Witness {
         Self::begin(Place::of(cluster)?, load).await
     }
 
-    async fn begin(place: Place, load: Load) -> Result<Self> {
+    /// Connects all clients to the gateways of a place, and begins.
+    ///
+    /// # Errors
+    /// When they aren't all online in time.
+    pub async fn begin(place: Place, load: Load) -> Result<Self> {
+        ensure!(!place.gateways.is_empty(), "there is no gateway to connect to");
         let ground = Arc::new(Ground {
             load,
             begin: Instant::now(),

@@ -148,6 +148,8 @@ pub(crate) fn kubelet(node: &Node, cgroup: &str) -> String {
         "nodeLeaseDurationSeconds": 16,
         "nodeStatusUpdateFrequency": "4s",
         "serializeImagePulls": false,
+        // A business records in its log what it is told of ten thousand devices: a log that is rotated has lost its beginning.
+        "containerLogMaxSize": "200Mi",
         "registerNode": true,
     })
     .to_string()

@@ -1,4 +1,5 @@
-//! Signals to the process of a pod: found by the pod's UID in the processes' cgroups, on the machine that runs the node.
+//! Signals to the processes of a pod, or of one of its containers: found by the pod's UID or the container's id in the processes'
+//! cgroups, on the machine that runs the node.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -40,7 +41,26 @@ impl Kubernetes {
         let uid = pod.metadata.uid.as_deref().context("a pod has a UID")?;
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
         let node = node.with_context(|| format!("{name} is on no node"))?;
-        let script = script(uid, signal);
+        self.signal_within(uid, node, signal)
+            .await
+            .with_context(|| format!("the pod {name}"))
+    }
+
+    /// Sends a signal to the imaccess process of one container, of which there must be one. `id` is the runtime's, as the pod's status
+    /// has it.
+    ///
+    /// # Errors
+    /// When there is none, or it can't be reached.
+    pub async fn signal_container(&self, node: &str, id: &str, signal: Signal) -> Result<()> {
+        let (_, id) = id.split_once("://").unwrap_or(("", id));
+        self.signal_within(id, node, signal)
+            .await
+            .with_context(|| format!("the container {id}"))
+    }
+
+    /// To the processes whose cgroup's path has this in it.
+    async fn signal_within(&self, part: &str, node: &str, signal: Signal) -> Result<()> {
+        let script = script(part, signal);
         let mut command = match self.environment.cluster {
             ClusterKind::Local => {
                 let mut command = Command::new("sh");
@@ -61,7 +81,7 @@ impl Kubernetes {
             .context("cannot start a shell")?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            bail!("no process of the pod {name} gets {signal:?}: {said}");
+            bail!("no process gets {signal:?}: {said}");
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ mod stage;
 mod timeline;
 mod trap;
 mod two_operators;
+mod upgrade;
 
 use anyhow::{Result, bail};
 
@@ -43,6 +44,13 @@ pub(super) async fn run(name: &str, size: Size, seed: u64) -> Result<Report> {
         "k8s-lost-node" => lost_node::run(size, seed).await,
         "k8s-scoring" => scoring::scrape(size, seed).await,
         "k8s-scoring-prometheus" => scoring::prometheus(size, seed).await,
+        "k8s-witness" => upgrade::calm(size, seed).await,
+        "k8s-upgrade" => upgrade::in_place(size, seed).await,
+        "k8s-upgrade-order" => upgrade::order(size, seed).await,
+        "k8s-upgrade-refused" => upgrade::refused(size, seed).await,
+        "k8s-upgrade-operator-killed" => upgrade::operator_killed(size, seed).await,
+        "k8s-ten-upgrades" => upgrade::ten(size, seed).await,
+        "k8s-containers-killed" => upgrade::containers_killed(size, seed).await,
         other => bail!("no scenario is named {other}; `cargo xtask accept --list` names them"),
     }
 }

@@ -1,9 +1,10 @@
 //! What a load's testimony means for a report: the same limits by the same names in every scenario.
 
-use std::time::Duration;
+use std::fmt::Debug;
 
 use crate::report::Report;
 use crate::witness::Testimony;
+use crate::witness::tally::Window;
 
 /// A planned change may delay a request by so much, in milliseconds.
 const STALL_MS: f64 = 200.0;
@@ -73,10 +74,10 @@ pub(super) fn nothing_forged(testimony: &Testimony, report: &mut Report) {
 }
 
 /// Latencies of the requests that were under way in these times.
-pub(super) fn stall(
+pub(super) fn stall<W: Copy + Debug + Into<Window>>(
     testimony: &Testimony,
     kind: &str,
-    windows: &[(Duration, Duration)],
+    windows: &[W],
     report: &mut Report,
 ) -> f64 {
     let stall = testimony.plain.stall(windows);
@@ -90,14 +91,25 @@ pub(super) fn stall(
 }
 
 /// As [`stall`], with the goal for planned changes.
-pub(super) fn short_stall(
+pub(super) fn short_stall<W: Copy + Debug + Into<Window>>(
     testimony: &Testimony,
     kind: &str,
-    windows: &[(Duration, Duration)],
+    windows: &[W],
+    report: &mut Report,
+) {
+    stall_within(testimony, kind, windows, STALL_MS, report);
+}
+
+/// As [`short_stall`], with a goal of the caller's, in milliseconds.
+pub(super) fn stall_within<W: Copy + Debug + Into<Window>>(
+    testimony: &Testimony,
+    kind: &str,
+    windows: &[W],
+    goal: f64,
     report: &mut Report,
 ) {
     let p99 = stall(testimony, kind, windows, report);
-    report.at_most(&format!("stall_{kind}_p99_ms"), p99, STALL_MS);
+    report.at_most(&format!("stall_{kind}_p99_ms"), p99, goal);
     // Half of them this late is no busy machine: something was held back that nobody let go.
     let p50 = testimony.plain.stall(windows).quantile_ms(0.5);
     report.always_at_most(&format!("stall_{kind}_p50_ms"), p50, HELD_BACK_MS);

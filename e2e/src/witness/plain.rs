@@ -160,7 +160,7 @@ impl Client {
     /// Opens a connection and logs in; else what happened, and how long to wait at least.
     async fn open(&self, ground: &Ground, again: bool) -> Result<OwnedReadHalf, (String, Duration)> {
         let failed = |what: &str| (what.to_owned(), Duration::ZERO);
-        let stream = timeout(LOGIN, TcpStream::connect(ground.place.gateway)).await;
+        let stream = timeout(LOGIN, TcpStream::connect(ground.place.address_of(self.number))).await;
         let stream = stream
             .map_err(|_| failed("connect timed out"))?
             .map_err(|error| failed(&format!("connect: {:?}", error.kind())))?;
@@ -271,7 +271,8 @@ impl Client {
                 let client = self.number;
                 ground.agenda.add(at, Task::Repeat { client, id });
             }
-            ground.plain_tally.lock().add(seen);
+            let gateway = ground.place.gateway_of(self.number);
+            ground.plain_tally.lock().add(seen, Some(gateway));
             Poll::Ready(if seen.forged.is_some() {
                 Read::Ended("forged".to_owned())
             } else if let Some(code) = seen.closed {

@@ -10,7 +10,7 @@ use imaccess_proto::v1::push_client::PushClient;
 use imaccess_proto::v1::{Outcome, PushDevicesRequest, PushGroupRequest};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::payload::{self, Origin};
 use super::positions::{DEVICE_PUSHER, GROUP_PUSHER, PUSH};
@@ -36,10 +36,7 @@ pub struct Pushed {
 /// Starts both pushers, as far as the load wants them.
 pub(super) fn start(ground: &Arc<Ground>) -> Vec<JoinHandle<()>> {
     let mut tasks = Vec::new();
-    let Ok(endpoint) = Endpoint::from_shared(ground.place.push_grpc.clone()) else {
-        return tasks;
-    };
-    let client = PushClient::new(endpoint.connect_lazy());
+    let client = PushClient::new(ground.place.push.clone());
     if let Some(every) = ground.load.group_push {
         tasks.push(tokio::spawn(to_group(Arc::clone(ground), client.clone(), every)));
     }

@@ -135,7 +135,7 @@ async fn receive(ground: Arc<Ground>, mut pushes: imaccess_sdk::Pushes) {
             }
             _ => positions.device_push(ground.load.seed, &payload, &mut seen),
         }
-        ground.sdk_tally.lock().add(&seen);
+        ground.sdk_tally.lock().add(&seen, None);
     }
 }
 

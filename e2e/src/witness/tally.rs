@@ -61,6 +61,39 @@ pub struct Tally {
 struct Sample {
     due: Duration,
     took: Duration,
+    /// Its gateway, by the place in the list; nothing if the client chose one itself.
+    gateway: Option<usize>,
+}
+
+/// A time that is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// From then.
+    pub from: Duration,
+    /// Until then.
+    pub to: Duration,
+    /// Only at this gateway, by its place in the list: the others' requests would hide what happened here.
+    pub gateway: Option<usize>,
+}
+
+impl From<(Duration, Duration)> for Window {
+    fn from((from, to): (Duration, Duration)) -> Self {
+        Self {
+            from,
+            to,
+            gateway: None,
+        }
+    }
+}
+
+impl Window {
+    fn has(&self, sample: &Sample) -> bool {
+        let elsewhere = match (self.gateway, sample.gateway) {
+            (Some(wanted), Some(gateway)) => wanted != gateway,
+            _ => false,
+        };
+        !elsewhere && sample.due <= self.to && sample.due.saturating_add(sample.took) >= self.from
+    }
 }
 
 /// Examples kept: enough to see a pattern.
@@ -71,6 +104,14 @@ const EXAMPLES: usize = 8;
 pub struct Stall(Vec<Duration>);
 
 impl Stall {
+    /// Of these latencies.
+    #[must_use]
+    pub fn of(latencies: impl IntoIterator<Item = Duration>) -> Self {
+        let mut took: Vec<Duration> = latencies.into_iter().collect();
+        took.sort_unstable();
+        Self(took)
+    }
+
     /// The latency that this share stayed within, in milliseconds.
     #[must_use]
     pub fn quantile_ms(&self, share: f64) -> f64 {
@@ -94,13 +135,14 @@ impl Stall {
 }
 
 impl Tally {
-    /// Adds what one read brought.
-    pub fn add(&mut self, seen: &Seen) {
+    /// Adds what one read brought, from this gateway, if it is known which.
+    pub fn add(&mut self, seen: &Seen, gateway: Option<usize>) {
         for (due, took, code) in &seen.answers {
             *self.answers.entry(code_name(*code)).or_default() += 1;
             self.samples.push(Sample {
                 due: *due,
                 took: *took,
+                gateway,
             });
         }
         self.doubled += seen.doubled;
@@ -121,21 +163,26 @@ impl Tally {
     /// A final answer that took this long.
     pub fn answered(&mut self, due: Duration, took: Duration, code: u16) {
         *self.answers.entry(code_name(code)).or_default() += 1;
-        self.samples.push(Sample { due, took });
+        self.sample(due, took);
     }
 
     /// A request that was due then is lost.
     pub fn lost(&mut self, due: Duration, what: String) {
         self.lost += 1;
-        self.samples.push(Sample { due, took: LOST });
+        self.sample(due, LOST);
         self.example(what);
     }
 
     /// A request that was due then was answered `retry` to the end.
     pub fn told_retry(&mut self, due: Duration, what: String) {
         self.told_retry += 1;
-        self.samples.push(Sample { due, took: LOST });
+        self.sample(due, LOST);
         self.example(what);
+    }
+
+    fn sample(&mut self, due: Duration, took: Duration) {
+        let gateway = None;
+        self.samples.push(Sample { due, took, gateway });
     }
 
     /// Something to look at.
@@ -147,15 +194,10 @@ impl Tally {
 
     /// Latencies of all requests under way in one of these times, sorted.
     #[must_use]
-    pub fn stall(&self, windows: &[(Duration, Duration)]) -> Stall {
-        let within = |sample: &&Sample| {
-            windows
-                .iter()
-                .any(|(from, to)| sample.due <= *to && sample.due + sample.took >= *from)
-        };
-        let mut took: Vec<Duration> = self.samples.iter().filter(within).map(|one| one.took).collect();
-        took.sort_unstable();
-        Stall(took)
+    pub fn stall<W: Copy + Into<Window>>(&self, windows: &[W]) -> Stall {
+        let windows: Vec<Window> = windows.iter().map(|window| (*window).into()).collect();
+        let within = |sample: &&Sample| windows.iter().any(|window| window.has(sample));
+        Stall::of(self.samples.iter().filter(within).map(|one| one.took))
     }
 
     /// Latencies of all requests.
@@ -261,6 +303,30 @@ mod tests {
         assert!(Stall::default().quantile_ms(1.0).is_nan());
         assert_eq!(tally.all().count(), 6);
         assert_eq!(tally.slowest(2), [(0.16, 20.0), (0.199, 0.1)]);
+    }
+
+    #[test]
+    fn a_stall_at_one_gateway_leaves_out_the_others() {
+        let mut tally = Tally::default();
+        for (gateway, took) in [(Some(0), 5), (Some(1), 80), (None, 7)] {
+            let seen = Seen {
+                answers: vec![(ms(100), ms(took), 0)],
+                ..Seen::default()
+            };
+            tally.add(&seen, gateway);
+        }
+        let window = |gateway| Window {
+            from: ms(90),
+            to: ms(110),
+            gateway,
+        };
+        let longest = |gateway| tally.stall(&[window(gateway)]).quantile_ms(1.0);
+        assert!(
+            (longest(Some(0)) - 7.0).abs() < 1e-9,
+            "whose gateway isn't known counts everywhere"
+        );
+        assert!((longest(Some(1)) - 80.0).abs() < 1e-9);
+        assert_eq!(tally.stall(&[window(None)]).count(), 3);
     }
 
     #[test]

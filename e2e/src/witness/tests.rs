@@ -1,9 +1,11 @@
 //! The whole load against a server that speaks the protocol, and misbehaves as it is told.
 
+use imaccess_common::token::DevelopmentIssuer;
 use imaccess_wire::frame::{Close, LoginOk, Pong, Reply};
 use imaccess_wire::{Code, Frame, FrameBuffer, Limits, ProtocolError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tonic::transport::Endpoint;
 
 use super::*;
 
@@ -115,8 +117,9 @@ fn witness(mischief: Mischief, reconnect: bool) -> Testimony {
         });
         let place = Place {
             business: 1,
-            gateway,
-            push_grpc: "http://127.0.0.1:1".to_owned(),
+            cluster: "local".to_owned(),
+            gateways: vec![gateway],
+            push: Endpoint::from_static("http://127.0.0.1:1").connect_lazy(),
             ipconfig: "http://127.0.0.1:1".to_owned(),
             issuer: DevelopmentIssuer::generate(),
         };

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::book::{Book, LOST, LoginAnswer, REQUEST, Seen};
 use super::drive::pause;
-use super::tally::code_name;
+use super::tally::{Stall, code_name};
 use super::{Ground, payload};
 use crate::raw_client::APP;
 
@@ -52,8 +52,13 @@ impl Visits {
     /// The longest login, connect included, in milliseconds.
     #[must_use]
     pub fn longest_login_ms(&self) -> f64 {
-        let longest = self.logins.iter().map(|(_, took)| *took).max();
-        longest.map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
+        self.login_quantile_ms(1.0)
+    }
+
+    /// How long this share of the logins took at most, connect included, in milliseconds.
+    #[must_use]
+    pub fn login_quantile_ms(&self, share: f64) -> f64 {
+        Stall::of(self.logins.iter().map(|(_, took)| *took)).quantile_ms(share)
     }
 }
 
@@ -96,7 +101,7 @@ async fn one(ground: Arc<Ground>, number: u32) {
 async fn visit(ground: &Ground, number: u32) -> Result<(), String> {
     let begun = ground.now();
     let deadline = Instant::now() + LOGIN;
-    let stream = timeout_at(deadline, TcpStream::connect(ground.place.gateway)).await;
+    let stream = timeout_at(deadline, TcpStream::connect(ground.place.address_of(number))).await;
     let stream = stream.map_err(|_| "connect timed out")?;
     let mut stream = stream.map_err(|error| format!("connect {:?}", error.kind()))?;
     let _ = stream.set_nodelay(true);

@@ -121,6 +121,7 @@ impl Cluster {
     pub(crate) fn load(&self, workspace: &Workspace, layout: &Layout) -> Result<()> {
         let archive = workspace.target.join("image/imaccess.tar");
         let binary = workspace.binary("imaccess");
+        let ordinary = image::Variation::default();
         match self {
             Self::Given => {
                 if env::var_os("IMACCESS_IMAGE").is_none() {
@@ -132,12 +133,12 @@ impl Cluster {
                 Ok(())
             }
             Self::Kind { .. } => {
-                image::write(workspace, &binary, image::REFERENCE, None, &archive)?;
+                image::write(workspace, &binary, image::REFERENCE, &ordinary, &archive)?;
                 kind::load(&archive)?;
                 kind::load(&toolbox(layout)?)
             }
             Self::Local { record, .. } => {
-                let written = image::write(workspace, &binary, image::REFERENCE, None, &archive)?;
+                let written = image::write(workspace, &binary, image::REFERENCE, &ordinary, &archive)?;
                 println!("{} {}", image::REFERENCE, written.digest);
                 load(layout, record, &archive)
             }

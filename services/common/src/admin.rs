@@ -172,7 +172,7 @@ mod tests {
             "{metrics}"
         );
         assert!(
-            metrics.contains("imaccess_build_info{part=\"state\",version=\"0.1.0\"} 1"),
+            metrics.contains("imaccess_build_info{part=\"state\",stamp=\"\",version=\"0.1.0\"} 1"),
             "{metrics}"
         );
         let waiting = ask(address, "/readyz").await;

@@ -17,6 +17,7 @@ pub mod http;
 pub mod identity;
 pub mod metrics;
 pub mod process;
+pub mod stamp;
 pub mod telemetry;
 pub mod ticket;
 pub mod tls;

@@ -8,6 +8,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{Counter, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::process;
+use crate::stamp::stamp;
 
 /// How often `smaps_rollup` and the descriptors are read at most. The first walks every page of the process under
 /// its memory lock, a millisecond per few hundred megabytes; ipconfig reads a gateway's page every second, and at
@@ -27,7 +28,7 @@ pub struct ProcessMetrics {
 }
 
 impl ProcessMetrics {
-    /// Registers the process's metrics and `imaccess_build_info{version,part}`.
+    /// Registers the process's metrics and `imaccess_build_info{version,part,stamp}`.
     pub fn register(registry: &Registry, part: &str, version: &str) {
         let gauge = |name: &str, help: &str| IntGauge::new(name, help).expect("the name is a valid literal");
         let metrics = ProcessMetrics {
@@ -54,10 +55,10 @@ impl ProcessMetrics {
         };
         let build_info = IntGaugeVec::new(
             Opts::new("imaccess_build_info", "Always 1."),
-            &["version", "part"],
+            &["version", "part", "stamp"],
         )
         .expect("the name is a valid literal");
-        build_info.with_label_values(&[version, part]).set(1);
+        build_info.with_label_values(&[version, part, stamp()]).set(1);
         registry
             .register(Box::new(build_info))
             .expect("a registry belongs to one part");
@@ -143,7 +144,7 @@ mod tests {
         assert!(value("imaccess_process_threads") >= 1.0);
         assert!(value("imaccess_process_cpu_seconds_total") >= 0.0);
         assert!(
-            page.contains("imaccess_build_info{part=\"gateway\",version=\"1.2.3\"} 1"),
+            page.contains("imaccess_build_info{part=\"gateway\",stamp=\"\",version=\"1.2.3\"} 1"),
             "{page}"
         );
     }
