@@ -22,6 +22,8 @@ pub struct Metrics {
     pub panics: IntCounter,
     /// Steps of upgrades in place.
     pub upgrade_steps: IntCounterVec,
+    /// Whether a cluster's upgrade in place has stopped.
+    pub upgrade_stopped: IntGaugeVec,
     /// Clusters that wait after a failure.
     pub backoff: IntGauge,
     /// Clusters that can't be read.
@@ -87,6 +89,12 @@ impl Metrics {
                 "imaccess_operator_upgrade_steps_total",
                 "Steps of upgrades in place that were carried out.",
                 &["step"],
+            ),
+            upgrade_stopped: metrics::gauge_vec(
+                registry,
+                "imaccess_operator_upgrade_stopped",
+                "1 if an upgrade in place can't go on without a change by somebody.",
+                &["namespace", "cluster"],
             ),
             backoff: gauge(
                 "imaccess_operator_backoff_clusters",

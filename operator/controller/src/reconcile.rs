@@ -154,12 +154,11 @@ impl Passes {
         self.recovered(key);
         lock(&self.memory).forget(key);
         self.decoded(key, true);
-        // Gone already where it was never set.
-        let _ = self
-            .parts
-            .metrics
-            .certificate_not_after
-            .remove_label_values(&[&key.namespace, &key.name]);
+        // Gone already where they were never set.
+        let metrics = &self.parts.metrics;
+        for gauges in [&metrics.certificate_not_after, &metrics.upgrade_stopped] {
+            let _ = gauges.remove_label_values(&[&key.namespace, &key.name]);
+        }
     }
 
     fn conclude(&self, key: &Key, began: Instant, result: Result<Done, Error>) -> Result<Action, Error> {
@@ -253,6 +252,16 @@ impl Passes {
         now: Timestamp,
     ) -> Result<Done, Error> {
         self.note_certificates(key, &gathered.observed);
+        let stopped = plan
+            .status
+            .upgrade
+            .as_ref()
+            .is_some_and(|upgrade| upgrade.reason.is_some());
+        self.parts
+            .metrics
+            .upgrade_stopped
+            .with_label_values(&[&key.namespace, &key.name])
+            .set(i64::from(stopped));
         let applier = Applier {
             client: &self.parts.client,
             key,

@@ -193,3 +193,6 @@ fn ours() -> PatchParams {
         ..PatchParams::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,9 @@ pub struct Handover {
     pub lease: bool,
     /// Of this process: higher than any before it in this pod.
     pub incarnation: u32,
+    /// Connections that this process has closed for faults: of frames, of sessions that were lost, or its own. Clients of a
+    /// version that misreads them show here.
+    pub faults: u64,
     /// How it began.
     pub takeover: Takeover,
 }
@@ -129,6 +132,24 @@ pub fn of_state(seen: &Seen, gateway_known: bool) -> Verdict {
     }
 }
 
+/// Whether a replacement has cost connections, by what the gateway had `before` and has now, which a few coming and going don't
+/// explain: a sentence, if it has. A takeover says itself what it closed; this is for what it doesn't see.
+#[must_use]
+pub fn losses(now: &Handover, before: u64) -> Option<String> {
+    let Handover {
+        connections, faults, ..
+    } = now;
+    let least = before.saturating_sub(before / 10 + 50);
+    if *connections < least {
+        return Some(format!(
+            "there were {before} connections, and {connections} are left"
+        ));
+    }
+    // Scanners and broken clients are always about.
+    let most = before / 100 + 20;
+    (*faults > most).then(|| format!("{faults} connections were closed for faults since it runs"))
+}
+
 /// Whether gateway, sidecar and custody are together again.
 fn whole(handover: &Handover, is_ready: &Result<(), String>) -> Verdict {
     let Handover { links, shards, .. } = handover;
@@ -196,6 +217,7 @@ mod tests {
                 held: 12,
                 incarnation: 5,
                 lease: false,
+                faults: 0,
                 takeover: Takeover {
                     kind: "planned".to_owned(),
                     adopted: 10,
@@ -338,6 +360,20 @@ mod tests {
             check(&of_state(&seen, true), known, what);
             check(&of_state(&seen, false), unknown, what);
         }
+    }
+
+    #[test]
+    fn what_a_few_clients_coming_and_going_do_not_explain_is_a_loss() {
+        let now = |connections, faults| Handover {
+            connections,
+            faults,
+            ..Handover::default()
+        };
+        assert_eq!(losses(&now(10_000, 0), 10_000), None);
+        assert_eq!(losses(&now(9_000, 100), 10_000), None);
+        assert!(losses(&now(8_000, 0), 10_000).unwrap().contains("8000"));
+        assert!(losses(&now(10_000, 200), 10_000).unwrap().contains("200"));
+        assert_eq!(losses(&now(0, 0), 10), None, "too few to tell");
     }
 
     #[test]

@@ -235,6 +235,7 @@ impl Gateway {
             admission: Arc::clone(&admission),
             incarnation: self.incarnation.number,
             takeover: self.view(),
+            metrics: metrics.clone(),
         };
         let directory = self.config.socket_dir.clone();
         let volume = |source| BindError::Volume {

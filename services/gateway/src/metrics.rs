@@ -50,6 +50,21 @@ pub(crate) struct Metrics {
     ended_forgotten: IntCounter,
 }
 
+/// Codes that say that something went wrong between a client and this gateway, and not merely that somebody left or was slow.
+const FAULTS: [Code; 11] = [
+    Code::BadMagic,
+    Code::UnsupportedVersion,
+    Code::UnknownType,
+    Code::Oversized,
+    Code::Malformed,
+    Code::NotLoggedIn,
+    Code::Unexpected,
+    Code::SessionLost,
+    Code::StateLost,
+    Code::GatewayLost,
+    Code::Internal,
+];
+
 impl Metrics {
     pub(crate) fn register(registry: &Registry) -> Self {
         Self {
@@ -278,6 +293,14 @@ impl Metrics {
     /// A connection ended.
     pub(crate) fn closed(&self, code: Code) {
         self.closed.with_label_values(&[code.name()]).inc();
+    }
+
+    /// Connections that were closed for faults so far: of frames, of sessions that were lost, or ours.
+    pub(crate) fn faults(&self) -> u64 {
+        FAULTS
+            .iter()
+            .map(|code| self.closed.with_label_values(&[code.name()]).get())
+            .sum()
     }
 
     /// A login attempt was answered.

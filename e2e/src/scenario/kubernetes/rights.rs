@@ -22,6 +22,10 @@ const NEEDED: &[(&str, &str)] = &[
     ("create", "/secrets"),
     ("create", "rbac.authorization.k8s.io/roles"),
     ("patch", "/pods"),
+    // Images are tried in pods of its own, and brought to running ones.
+    ("create", "/pods"),
+    ("delete", "/pods"),
+    ("patch", "apps/replicasets"),
 ];
 
 /// What nobody has given it, even where it works.
@@ -30,8 +34,8 @@ const NEVER: &[(&str, &str)] = &[
     ("patch", "imaccess.io/imaccessclusters"),
     ("update", "imaccess.io/imaccessclusters"),
     ("delete", "imaccess.io/imaccessclusters"),
-    ("create", "/pods"),
-    ("delete", "/pods"),
+    ("deletecollection", "/pods"),
+    ("create", "/pods/eviction"),
     ("create", "/pods/exec"),
     ("create", "/pods/attach"),
     ("create", "/pods/portforward"),
@@ -44,6 +48,8 @@ const NEVER: &[(&str, &str)] = &[
     ("bind", "rbac.authorization.k8s.io/roles"),
     ("bind", "rbac.authorization.k8s.io/clusterroles"),
     ("deletecollection", "/secrets"),
+    ("create", "apps/replicasets"),
+    ("delete", "apps/replicasets"),
     ("create", "apps/daemonsets"),
     ("create", "apps/statefulsets"),
     ("create", "batch/jobs"),

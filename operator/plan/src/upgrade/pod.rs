@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use imaccess_common::handover::{
-    GATEWAY_LIMIT, Handover, STATE_LIMIT, Seen, Verdict, Wanted, obstacle, of_gateway, of_state,
+    GATEWAY_LIMIT, Handover, STATE_LIMIT, Seen, Verdict, Wanted, losses, obstacle, of_gateway, of_state,
 };
 use imaccess_operator_api::in_place::{Replaced, Replacing, Side};
 use imaccess_operator_api::names::{REPLACING_ANNOTATION, port};
@@ -18,6 +18,8 @@ use crate::cluster::{Cluster, annotation};
 const NOTHING_LEFT: Duration = Duration::from_secs(95);
 /// A pod without connections may take longer: its image may have to be pulled.
 const BLIND_LIMIT: Duration = Duration::from_secs(180);
+/// So long at least a new container is looked at before the next is touched.
+const SETTLES: Duration = Duration::from_secs(2);
 /// A kubelet that doesn't act for so long is told of.
 const KUBELET: Duration = Duration::from_secs(20);
 
@@ -220,7 +222,17 @@ impl<'a> GatewayPod<'a> {
         let since = status
             .started_at
             .map_or(replacing.since, |at| at.max(replacing.since));
+        let page = self.page.as_ref().ok();
+        let losses = page
+            .filter(|_| !replacing.blind && !replacing.back)
+            .and_then(|page| losses(page, replacing.connections));
         match verdict {
+            Verdict::Good if losses.is_some() => Look::Bad(losses.unwrap_or_default()),
+            // Faults need a moment to show.
+            Verdict::Good if elapsed(since, now) < SETTLES => Look::InHand {
+                why: "it is being watched for a moment".to_owned(),
+                is_new: true,
+            },
             Verdict::Good => Look::Good(self.replaced(replacing)),
             Verdict::Bad(why) => Look::Bad(why),
             Verdict::Wait(why) if elapsed(since, now) > limit(replacing) => {

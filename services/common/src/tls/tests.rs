@@ -205,6 +205,29 @@ async fn a_server_is_believed_with_the_expected_name_of_the_authority_only() {
 }
 
 #[tokio::test]
+async fn what_is_in_memory_does_as_well_as_files() {
+    let authority = Authority::new("authority");
+    let gateway = Part::new(&authority.issue(&["gateway.demo"]), &[&authority]);
+    let echo = Echo::start(&gateway, only("operator.demo")).await;
+    let files = Files::new(&authority.issue(&["operator.demo"]), &[&authority]);
+    let config = config(&files);
+    let read = |path: &std::path::Path| std::fs::read(path).unwrap();
+    let (own, key) = (read(&config.certificate), read(&config.key));
+    let bundle = read(&config.authority);
+    // The protocol's name is agreed on by who offers the same.
+    let client = |name: &str| ClientTls::http_from_pem(&bundle, &own, &key, name).unwrap();
+    dial(&client("gateway.demo"), &echo).await.unwrap();
+    assert_eq!(
+        dial(&client("sidecar.demo"), &echo).await,
+        Err(Failure::WrongName)
+    );
+    let other = Files::new(&Authority::new("other").issue(&["operator.demo"]), &[&authority]);
+    let stranger = self::config(&other);
+    let fault = ClientTls::http_from_pem(&bundle, &own, &read(&stranger.key), "gateway.demo");
+    assert!(fault.is_err(), "a key of another certificate");
+}
+
+#[tokio::test]
 async fn guests_come_without_a_certificate_or_with_one_of_the_authority() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     let server = Part::new(&ours.issue(&[ROUTING]), &[&ours]);

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lease::{Handover, LONGEST};
 use crate::limits::Admission;
+use crate::metrics::Metrics;
 
 #[derive(Debug)]
 pub(crate) struct Page {
@@ -22,6 +23,7 @@ pub(crate) struct Page {
     pub(crate) admission: Arc<Admission>,
     pub(crate) incarnation: u32,
     pub(crate) takeover: shown::Takeover,
+    pub(crate) metrics: Metrics,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -69,6 +71,7 @@ async fn show(State(page): State<Arc<Page>>) -> Response {
         held: u64::try_from(handover.held.load(Ordering::Relaxed)).unwrap_or(0),
         lease: handover.is_leased(Instant::now()),
         incarnation: page.incarnation,
+        faults: page.metrics.faults(),
         takeover: page.takeover.clone(),
     })
     .into_response()

@@ -52,6 +52,7 @@ impl World {
             connections: CONNECTIONS,
             held: CONNECTIONS + 2,
             lease: false,
+            faults: 0,
             incarnation: restarts + 1,
             takeover: Takeover {
                 kind: if restarts == 0 { "none" } else { "planned" }.to_owned(),
