@@ -146,6 +146,7 @@ fn other_parts_and_the_template_wait_for_the_pods() {
         assert!(told.count() == 0 || !pods_left, "{plan:#?}");
         world.carry_out(&plan);
         world.run_pods();
+        world.advance(SignedDuration::from_secs(1));
     }
 }
 
@@ -266,6 +267,50 @@ fn a_pod_that_fails_is_put_back_and_the_others_arent_touched() {
 }
 
 #[test]
+fn pods_that_never_worked_get_a_corrected_image_too() {
+    for broken in ["missing", "crashes", "silent"] {
+        let mut world = World::new(MINIMAL);
+        world.connections = 0;
+        world.change(|spec| spec.image = broken.to_owned());
+        go(&mut world);
+        // As long as anybody could still hold a connection of theirs.
+        world.advance(SignedDuration::from_secs(100));
+        let uids = world.gateway_uids();
+        // One broken image after the other, and in the end one that works.
+        for image in ["silent-too", "new"] {
+            world.change(|spec| spec.image = image.to_owned());
+            go(&mut world);
+            world.advance(SignedDuration::from_secs(300));
+            go(&mut world);
+        }
+        assert_eq!(world.gateway_images(), both("new"), "{broken}");
+        assert_eq!(world.gateway_uids(), uids);
+    }
+}
+
+#[test]
+fn an_image_that_is_given_up_while_it_fails_makes_room_for_the_next() {
+    let mut world = World::settled(MINIMAL);
+    let uids = world.gateway_uids();
+    world.change(|spec| spec.image = "silent".to_owned());
+    while world.observed.pods.iter().all(|pod| {
+        pod.metadata
+            .annotations
+            .as_ref()
+            .is_none_or(|all| !all.contains_key("imaccess.io/replacing"))
+    }) {
+        let plan = world.plan();
+        world.carry_out(&plan);
+        world.run_pods();
+    }
+    world.change(|spec| spec.image = "new".to_owned());
+    go(&mut world);
+    assert_eq!(world.gateway_images(), both("new"));
+    assert_eq!(world.gateway_uids(), uids);
+    assert_eq!(world.observed.cluster.status.clone().unwrap().upgrade, None);
+}
+
+#[test]
 fn a_rollout_and_changes_in_place_and_undo_and_scaling_replace_no_pod_more_than_once() {
     let mut world = World::settled(MINIMAL);
     world.change(|spec| {
@@ -306,6 +351,7 @@ fn a_pod_that_comes_in_the_middle_is_upgraded_too() {
         let plan = world.plan();
         world.carry_out(&plan);
         world.run_pods();
+        world.advance(SignedDuration::from_secs(1));
         if steps(&plan).contains(&StepName::Record) {
             break;
         }
@@ -341,6 +387,7 @@ fn more_than_one_pod_goes_at_a_time_only_after_the_first() {
         at_once.extend((begun > 0).then_some(begun));
         world.carry_out(&plan);
         world.run_pods();
+        world.advance(SignedDuration::from_secs(1));
     }
     assert_eq!(at_once, [1, 2, 1]);
 }

@@ -24,6 +24,8 @@ pub(super) struct World {
     pub(super) now: Timestamp,
     /// Everything that was ever applied, in order.
     pub(super) applied: Vec<Child>,
+    /// Of every gateway.
+    pub(super) connections: u64,
     count: u64,
 }
 
@@ -54,6 +56,7 @@ impl World {
             },
             now: "2026-11-25T12:00:00.5Z".parse().unwrap(),
             applied: Vec::new(),
+            connections: 1_000,
             count: 0,
         }
     }

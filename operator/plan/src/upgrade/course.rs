@@ -13,7 +13,7 @@ use super::pod::{self, GatewayPod, Look};
 use super::preflight::{self, Preflight, Trial};
 use super::rollout::{self, Rollout};
 use super::step::{Lease, Step, StepName};
-use super::writes::{begun, release, replace, told};
+use super::writes::{begun, let_go, release, replace, told};
 use super::{PATIENT, QUICK, Upgrade, WORTH_TELLING, settle};
 use crate::canonical::hash;
 use crate::cluster::Cluster;
@@ -211,6 +211,15 @@ impl<'a> Course<'a> {
         status: &mut status::Upgrade,
     ) {
         let (name, container) = (pod.name(), replacing.container.container());
+        let key = self.key();
+        let known = status.stopped_at.as_ref() == Some(&key);
+        // An image that isn't wanted any more says nothing about the one that is.
+        let outdated = replacing.image != self.target.of(replacing.container);
+        if outdated && !known && (replacing.back || replacing.blind) {
+            // Nothing to go back to: it gets what is wanted now.
+            upgrade.steps.push(let_go(pod));
+            return;
+        }
         if replacing.back {
             status.message = Some(format!(
                 "the former image of the container {container} doesn't come up in {name} either: {why}. See kubectl logs {name} \
@@ -218,10 +227,6 @@ impl<'a> Course<'a> {
             ));
             return;
         }
-        let key = self.key();
-        // An image that isn't wanted any more says nothing about the one that is.
-        let outdated = replacing.image != self.target.of(replacing.container);
-        let known = status.stopped_at.as_ref() == Some(&key);
         if outdated {
             self.put_back(pod, replacing, upgrade);
             return;
@@ -243,7 +248,9 @@ impl<'a> Course<'a> {
             ));
             return;
         }
-        self.put_back(pod, replacing, upgrade);
+        if !replacing.blind {
+            self.put_back(pod, replacing, upgrade);
+        }
     }
 
     fn put_back(&self, pod: &GatewayPod<'_>, failed: &Replacing, upgrade: &mut Upgrade) {

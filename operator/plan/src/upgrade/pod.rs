@@ -91,7 +91,7 @@ impl<'a> GatewayPod<'a> {
     /// What is to be made of it, when it should have `wanted`.
     pub(crate) fn look(&self, wanted: &Images, now: Timestamp) -> Look {
         match &self.replacing {
-            Some(replacing) => self.judge(replacing, now),
+            Some(replacing) => self.judge(replacing, wanted, now),
             None if self.images == *wanted => Look::Done,
             None => self.due(wanted, now),
         }
@@ -182,7 +182,7 @@ impl<'a> GatewayPod<'a> {
         (ready.status == "False").then(|| elapsed(since, now))
     }
 
-    fn judge(&self, replacing: &Replacing, now: Timestamp) -> Look {
+    fn judge(&self, replacing: &Replacing, wanted: &Images, now: Timestamp) -> Look {
         let status = self.status(replacing.container);
         if let Some(why) = status.stuck {
             return Look::Bad(why);
@@ -212,7 +212,14 @@ impl<'a> GatewayPod<'a> {
             },
             left: 0,
         };
+        let other = match replacing.container {
+            Side::Gateway => Side::State,
+            Side::State => Side::Gateway,
+        };
+        let half = replacing.blind && self.images.of(other) != wanted.of(other);
         let verdict = match replacing.container {
+            // What doesn't work may be the other one, which is next.
+            _ if half && seen.ended.is_none() => Verdict::Good,
             _ if replacing.blind => of_state(&seen, true),
             Side::State => of_state(&seen, true),
             Side::Gateway if replacing.back => of_gateway(&seen, replacing.incarnation, Wanted::Any),

@@ -40,6 +40,14 @@ pub(super) fn release(pod: &GatewayPod<'_>, replaced: &Replaced) -> Step {
     }
 }
 
+/// What was being replaced isn't followed any more: something else is wanted.
+pub(super) fn let_go(pod: &GatewayPod<'_>) -> Step {
+    Step::Release {
+        pod: pod.reference(),
+        patch: json!({"metadata": {"annotations": {REPLACING_ANNOTATION: null}}}),
+    }
+}
+
 pub(super) fn begun(pod: &GatewayPod<'_>, replacing: &Replacing) -> Notice {
     let (name, container) = (pod.name(), replacing.container.container());
     let (from, image) = (&replacing.from, &replacing.image);

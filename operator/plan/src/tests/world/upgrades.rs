@@ -16,9 +16,6 @@ use crate::gateways_to_ask;
 use crate::plan::{Kind, PodRef, Step};
 use crate::upgrade::step::StepName;
 
-/// Connections of every gateway.
-const CONNECTIONS: u64 = 1_000;
-
 impl World {
     /// What the gateways say that are asked.
     pub(super) fn pages(&self) -> BTreeMap<String, Result<Handover, String>> {
@@ -49,14 +46,14 @@ impl World {
             complete: links == 2,
             links,
             shards: 2,
-            connections: CONNECTIONS,
-            held: CONNECTIONS + 2,
+            connections: self.connections,
+            held: self.connections + 2,
             lease: false,
             faults: 0,
             incarnation: restarts + 1,
             takeover: Takeover {
                 kind: if restarts == 0 { "none" } else { "planned" }.to_owned(),
-                adopted: CONNECTIONS,
+                adopted: self.connections,
                 ..Takeover::default()
             },
         })
@@ -82,6 +79,12 @@ impl World {
                     pod["status"][statuses] = json!([container(name, &image, restarts, &serial)]);
                     pod["metadata"]["resourceVersion"] = json!(serial);
                 }
+                let ready = |statuses: &str| pod["status"][statuses][0]["ready"] == json!(true);
+                let both = ready("containerStatuses") && ready("initContainerStatuses");
+                pod["status"]["conditions"] = json!([{
+                    "type": "Ready", "status": if both { "True" } else { "False" },
+                    "lastTransitionTime": "2026-11-25T12:00:00Z",
+                }]);
             }
             self.observed.pods.push(serde_json::from_value(pod).unwrap());
         }
@@ -97,7 +100,14 @@ impl World {
                 name,
                 lease,
             } => {
-                if *name == StepName::ReplaceGateway {
+                let live = self.observed.pods.iter();
+                let live = live.filter(|live| live.metadata.uid.as_ref() == Some(&pod.uid));
+                let works = live.flat_map(|live| {
+                    live.status
+                        .iter()
+                        .flat_map(|status| status.container_statuses.iter().flatten())
+                });
+                if *name == StepName::ReplaceGateway && works.into_iter().all(|gateway| gateway.ready) {
                     assert!(
                         lease.is_some(),
                         "a gateway that works isn't replaced without its lease"
