@@ -9,14 +9,13 @@ use serde_json::Value;
 use super::change::{self, DONE, wanted};
 use super::judge;
 use super::live::{Live, Scene, images, needs_images, replaced, whole};
-use super::refused::{STOPPED, UPGRADE_STOPPED, load, stopped};
+use super::refused::{UPGRADE_STOPPED, load, put_back, stopped};
 use crate::kubernetes::containers::Which;
 use crate::kubernetes::images::Fault;
 use crate::kubernetes::local_operator::upgrade_steps;
 use crate::kubernetes::{Kubernetes, with_kubernetes};
 use crate::report::{Report, Size};
 use crate::scenario::verdict::count;
-use crate::wait::Seen;
 
 /// Steps of the way back have names that begin so.
 const WAY_BACK: &str = "restore";
@@ -103,20 +102,11 @@ async fn on_the_way_back(kubernetes: &Kubernetes, live: &Live, step: &str, image
         why.starts_with(UPGRADE_STOPPED),
         "stopped for another reason: {why}"
     );
-    kubernetes
-        .until("every pod has its former images", STOPPED, async || {
-            let pods = live.cluster().gateway_pods().await?;
-            let is_back = pods.iter().all(|pod| {
-                let mut both = Which::ALL.into_iter().zip(&former);
-                both.all(|(which, image)| pod.container(which).image == *image)
-            });
-            Ok(if is_back {
-                Seen::Yes(())
-            } else {
-                Seen::NotYet(pods)
-            })
-        })
-        .await?;
+    put_back(kubernetes, live.cluster(), |pod| {
+        let mut both = Which::ALL.into_iter().zip(&former);
+        both.all(|(which, image)| pod.container(which).image == *image)
+    })
+    .await?;
     live.cluster()
         .patch(&images(Some(&former[0]), Some(&former[1])))
         .await?;

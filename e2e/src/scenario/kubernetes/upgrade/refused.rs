@@ -160,6 +160,11 @@ async fn refuse(
         bad.reason
     );
     said_by_an_event(kubernetes, live.cluster(), bad.reason, &events_before).await?;
+    let has_former = |pod: &GatewayPod| {
+        let was = before.iter().find(|was| was.uid == pod.uid);
+        was.is_some_and(|was| same_images(was, pod))
+    };
+    put_back(kubernetes, live.cluster(), has_former).await?;
 
     let after = whole(kubernetes, live.cluster()).await?;
     let mut none = |what: &str, number: u64| {
@@ -193,6 +198,29 @@ pub(super) async fn stopped(kubernetes: &Kubernetes, cluster: &Installation) -> 
             })
         })
         .await
+}
+
+/// Waits until every pod has its former images: that it has stopped is written down before a pod is touched again.
+pub(super) async fn put_back(
+    kubernetes: &Kubernetes,
+    cluster: &Installation,
+    has_former: impl Fn(&GatewayPod) -> bool,
+) -> Result<()> {
+    kubernetes
+        .until("every pod has its former images", STOPPED, async || {
+            let pods = cluster.gateway_pods().await?;
+            Ok(if pods.iter().all(&has_former) {
+                Seen::Yes(())
+            } else {
+                Seen::NotYet(pods)
+            })
+        })
+        .await
+}
+
+fn same_images(one: &GatewayPod, other: &GatewayPod) -> bool {
+    let mut both = Which::ALL.into_iter();
+    both.all(|which| one.container(which).image == other.container(which).image)
 }
 
 /// Containers with another image than before, and pods in which one was restarted.
