@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use imaccess_operator_api::ImAccessCluster;
-use imaccess_operator_api::status::UpgradePhase;
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{Api, ListParams};
 
@@ -185,9 +184,10 @@ async fn refuse(
 
 /// Waits until the upgrade has stopped, and returns reason and message of the condition; the status says it too.
 pub(super) async fn stopped(kubernetes: &Kubernetes, cluster: &Installation) -> Result<String> {
+    // The reason of an upgrade that has stopped; pods that don't come up make a cluster stalled as well.
     let is_stopped = |cluster: &ImAccessCluster| {
         let upgrade = cluster.status.as_ref().and_then(|status| status.upgrade.as_ref());
-        upgrade.is_some_and(|upgrade| upgrade.phase == UpgradePhase::Stopped)
+        upgrade.is_some_and(|upgrade| upgrade.reason.is_some())
     };
     kubernetes
         .until("the upgrade has stopped", STOPPED, async || {
