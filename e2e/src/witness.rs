@@ -165,6 +165,16 @@ pub struct Testimony {
     pub pushed: Pushed,
 }
 
+impl Testimony {
+    /// Group pushes that were said to reach all gateways, and missed clients: one for each client.
+    #[must_use]
+    pub fn lost_group_pushes(&self) -> u64 {
+        let missed = self.plain.missed.iter().chain(&self.sdk.missed);
+        let lost = missed.filter(|(place, _)| self.pushed.to_all.contains(*place));
+        lost.map(|(_, clients)| clients).sum()
+    }
+}
+
 impl Witness {
     /// Connects all clients to the first gateway of a cluster, and begins.
     ///

@@ -78,8 +78,8 @@ pub struct Seen {
     pub forged: Option<String>,
     /// Group pushes that came.
     pub group_pushes: u64,
-    /// Numbers between them that didn't.
-    pub group_gaps: u64,
+    /// Those between them that didn't: numbering stream and number.
+    pub missed: Vec<(u64, u64)>,
     /// Pushes that had come before.
     pub repeated_pushes: u64,
     /// Pushes to this device that came.

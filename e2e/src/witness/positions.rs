@@ -32,7 +32,8 @@ impl Positions {
                 seen.repeated_pushes += 1;
                 return;
             }
-            seen.group_gaps += sequence - self.group.1 - 1;
+            seen.missed
+                .extend((self.group.1 + 1..sequence).map(|number| (epoch, number)));
         }
         self.group = place;
         if let Some(number) = number(seed, GROUP_PUSHER, content, seen) {
@@ -83,14 +84,14 @@ mod tests {
             positions.group_push(9, (5, sequence), &content(GROUP_PUSHER, number), &mut seen);
         }
         assert_eq!(
-            (seen.group_pushes, seen.group_gaps, seen.repeated_pushes),
-            (3, 2, 0)
+            (seen.group_pushes, &seen.missed[..], seen.repeated_pushes),
+            (3, &[(5, 12), (5, 13)][..], 0)
         );
         positions.group_push(9, (5, 14), &content(GROUP_PUSHER, 5), &mut seen);
         assert_eq!(seen.repeated_pushes, 1);
         // In another numbering stream nothing is missing, but an old push is still one that came before.
         positions.group_push(9, (6, 1), &content(GROUP_PUSHER, 5), &mut seen);
-        assert_eq!((seen.repeated_pushes, seen.group_gaps), (2, 2));
+        assert_eq!((seen.repeated_pushes, seen.missed.len()), (2, 2));
         assert_eq!((positions.group, seen.torn, seen.foreign), ((6, 1), 0, 0));
     }
 

@@ -1,6 +1,6 @@
 //! Pushes to all clients and to some, as a business sends them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -25,6 +25,9 @@ const DEVICES: usize = 200;
 pub struct Pushed {
     /// Pushes to the group that were taken.
     pub to_group: u64,
+    /// Of them, those that were said to reach all gateways: numbering stream and number. Of the others it was said that somebody may not
+    /// get them.
+    pub to_all: BTreeSet<(u64, u64)>,
     /// The last one's number in its group.
     pub last_in_group: u64,
     /// Devices pushed to, by outcome.
@@ -65,7 +68,11 @@ async fn to_group(ground: Arc<Ground>, mut client: PushClient<Channel>, every: D
         match answer {
             Ok(answer) => {
                 pushed.to_group += 1;
-                pushed.last_in_group = answer.into_inner().sequence;
+                let answer = answer.into_inner();
+                pushed.last_in_group = answer.sequence;
+                if answer.unsynced == 0 {
+                    pushed.to_all.insert((answer.group_epoch, answer.sequence));
+                }
             }
             Err(status) => {
                 let code = format!("group {:?}", status.code());

@@ -45,8 +45,8 @@ pub struct Tally {
     pub pongs: u64,
     /// Group pushes that came.
     pub group_pushes: u64,
-    /// Gaps in their numbers.
-    pub group_gaps: u64,
+    /// Those that didn't, by numbering stream and number: at how many clients.
+    pub missed: BTreeMap<(u64, u64), u64>,
     /// Pushes to devices that came.
     pub device_pushes: u64,
     /// Pushes that came twice.
@@ -150,7 +150,9 @@ impl Tally {
         self.foreign += seen.foreign;
         self.torn += seen.torn;
         self.group_pushes += seen.group_pushes;
-        self.group_gaps += seen.group_gaps;
+        for place in &seen.missed {
+            *self.missed.entry(*place).or_default() += 1;
+        }
         self.device_pushes += seen.device_pushes;
         self.repeated_pushes += seen.repeated_pushes;
         self.pongs += seen.pongs;
@@ -252,7 +254,7 @@ impl Tally {
             ("pings", self.pings),
             ("pongs", self.pongs),
             ("group_pushes", self.group_pushes),
-            ("group_pushes_missed", self.group_gaps),
+            ("group_pushes_missed", self.missed.values().sum()),
             ("device_pushes", self.device_pushes),
             ("repeated_pushes", self.repeated_pushes),
         ];

@@ -9,14 +9,13 @@ use serde_json::Value;
 use super::change::{self, DONE, wanted};
 use super::judge;
 use super::live::{Live, Scene, images, needs_images, replaced, whole};
-use super::refused::{STOPPED, UPGRADE_STOPPED, load, stopped};
+use super::refused::{UPGRADE_STOPPED, load, put_back, stopped};
 use crate::kubernetes::containers::Which;
 use crate::kubernetes::images::Fault;
 use crate::kubernetes::local_operator::upgrade_steps;
 use crate::kubernetes::{Kubernetes, with_kubernetes};
 use crate::report::{Report, Size};
 use crate::scenario::verdict::count;
-use crate::wait::Seen;
 
 /// Steps of the way back have names that begin so.
 const WAY_BACK: &str = "restore";
@@ -35,7 +34,10 @@ pub(in crate::scenario) async fn run(size: Size, seed: u64) -> Result<Report> {
             kubernetes.stamped_image(501).await?,
             kubernetes.stamped_image(502).await?,
         ];
-        let bad = kubernetes.faulty_image(Fault::NeverReady).await?;
+        let bad = [
+            kubernetes.faulty_image(Fault::NeverReady).await?,
+            kubernetes.faulty_image(Fault::ExitsAs(Which::State)).await?,
+        ];
         let scene = Scene::set(kubernetes, |_| {}).await?;
         scene.operator.scale(kubernetes, 0).await?;
         let mut live = scene.under(kubernetes, load(size, seed)).await?;
@@ -46,6 +48,12 @@ pub(in crate::scenario) async fn run(size: Size, seed: u64) -> Result<Report> {
         for step in &tried {
             live.leave(1);
             let killed = if step.starts_with(WAY_BACK) {
+                // Each part is put back by a step of its own, when its own image is the bad one.
+                let bad = if step.ends_with(Which::State.as_str()) {
+                    images(None, Some(&bad[1]))
+                } else {
+                    images(Some(&bad[0]), None)
+                };
                 on_the_way_back(kubernetes, &live, step, &bad).await
             } else {
                 turn += 1;
@@ -89,13 +97,13 @@ async fn on_the_way(kubernetes: &Kubernetes, live: &Live, step: &str, image: &st
     operator.stop().await
 }
 
-/// Killed after a step of the way back from an image that never gets ready: the next operator puts the pod back and says why.
-async fn on_the_way_back(kubernetes: &Kubernetes, live: &Live, step: &str, image: &str) -> Result<()> {
+/// Killed after a step of the way back from an image that doesn't do: the next operator puts the pod back and says why.
+async fn on_the_way_back(kubernetes: &Kubernetes, live: &Live, step: &str, bad: &Value) -> Result<()> {
     let former = live.cluster().get().await?;
     let former = Which::ALL.map(|which| wanted(&former, which).to_owned());
-    // Meanwhile a gateway is away: who is connected must outlive that, and what is asked after it must be answered.
+    // Meanwhile a gateway or a sidecar is away: who is connected must outlive that, and what is asked after it must be answered.
     live.witness.quiet().await?;
-    killed_after(kubernetes, live, step, &images(Some(image), Some(image))).await?;
+    killed_after(kubernetes, live, step, bad).await?;
     let operator = kubernetes.local_operator(&live.scene.namespace, None)?;
     let why = stopped(kubernetes, live.cluster()).await;
     let why = why.with_context(|| format!("the next operator's log ends with:\n{}", operator.tail()))?;
@@ -103,20 +111,11 @@ async fn on_the_way_back(kubernetes: &Kubernetes, live: &Live, step: &str, image
         why.starts_with(UPGRADE_STOPPED),
         "stopped for another reason: {why}"
     );
-    kubernetes
-        .until("every pod has its former images", STOPPED, async || {
-            let pods = live.cluster().gateway_pods().await?;
-            let is_back = pods.iter().all(|pod| {
-                let mut both = Which::ALL.into_iter().zip(&former);
-                both.all(|(which, image)| pod.container(which).image == *image)
-            });
-            Ok(if is_back {
-                Seen::Yes(())
-            } else {
-                Seen::NotYet(pods)
-            })
-        })
-        .await?;
+    put_back(kubernetes, live.cluster(), |pod| {
+        let mut both = Which::ALL.into_iter().zip(&former);
+        both.all(|(which, image)| pod.container(which).image == *image)
+    })
+    .await?;
     live.cluster()
         .patch(&images(Some(&former[0]), Some(&former[1])))
         .await?;

@@ -20,6 +20,8 @@ use crate::scenario::verdict::count;
 use crate::wait::Seen;
 use crate::witness::Load;
 
+/// Clients that leave before each change.
+const LEAVERS: u32 = 3;
 /// A Deployment's controller and the operator act within seconds.
 const REPAIRED: Duration = Duration::from_secs(120);
 
@@ -55,10 +57,12 @@ pub(in crate::scenario) async fn run(size: Size, seed: u64) -> Result<Report> {
 
         // Who came to a pod that ends is no witness: the load begins here.
         let load = Load::new(seed, size.pick(200, 2_000), size.pick(100.0, 300.0));
-        let live = scene.under(kubernetes, load).await?;
+        let mut live = scene.under(kubernetes, load).await?;
+        live.leave(LEAVERS);
         let back = change::in_place(kubernetes, &live, &images(Some(&a), Some(&a))).await;
         let back = back.context("back to the first image")?;
         stamps(live.cluster(), "", "").await?;
+        live.leave(LEAVERS);
         let on = change::in_place(kubernetes, &live, &images(Some(&c), Some(&c))).await;
         let on = on.context("on to the third image")?;
         stamps(live.cluster(), "302", "302").await?;

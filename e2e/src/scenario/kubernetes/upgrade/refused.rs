@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use imaccess_operator_api::ImAccessCluster;
-use imaccess_operator_api::status::UpgradePhase;
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{Api, ListParams};
 
@@ -160,6 +159,11 @@ async fn refuse(
         bad.reason
     );
     said_by_an_event(kubernetes, live.cluster(), bad.reason, &events_before).await?;
+    let has_former = |pod: &GatewayPod| {
+        let was = before.iter().find(|was| was.uid == pod.uid);
+        was.is_some_and(|was| same_images(was, pod))
+    };
+    put_back(kubernetes, live.cluster(), has_former).await?;
 
     let after = whole(kubernetes, live.cluster()).await?;
     let mut none = |what: &str, number: u64| {
@@ -180,9 +184,10 @@ async fn refuse(
 
 /// Waits until the upgrade has stopped, and returns reason and message of the condition; the status says it too.
 pub(super) async fn stopped(kubernetes: &Kubernetes, cluster: &Installation) -> Result<String> {
+    // The reason of an upgrade that has stopped; pods that don't come up make a cluster stalled as well.
     let is_stopped = |cluster: &ImAccessCluster| {
         let upgrade = cluster.status.as_ref().and_then(|status| status.upgrade.as_ref());
-        upgrade.is_some_and(|upgrade| upgrade.phase == UpgradePhase::Stopped)
+        upgrade.is_some_and(|upgrade| upgrade.reason.is_some())
     };
     kubernetes
         .until("the upgrade has stopped", STOPPED, async || {
@@ -193,6 +198,29 @@ pub(super) async fn stopped(kubernetes: &Kubernetes, cluster: &Installation) -> 
             })
         })
         .await
+}
+
+/// Waits until every pod has its former images: that it has stopped is written down before a pod is touched again.
+pub(super) async fn put_back(
+    kubernetes: &Kubernetes,
+    cluster: &Installation,
+    has_former: impl Fn(&GatewayPod) -> bool,
+) -> Result<()> {
+    kubernetes
+        .until("every pod has its former images", STOPPED, async || {
+            let pods = cluster.gateway_pods().await?;
+            Ok(if pods.iter().all(&has_former) {
+                Seen::Yes(())
+            } else {
+                Seen::NotYet(pods)
+            })
+        })
+        .await
+}
+
+fn same_images(one: &GatewayPod, other: &GatewayPod) -> bool {
+    let mut both = Which::ALL.into_iter();
+    both.all(|which| one.container(which).image == other.container(which).image)
 }
 
 /// Containers with another image than before, and pods in which one was restarted.
