@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use imaccess_common::admin::{AdminServer, Readiness};
 use imaccess_common::business::BusinessConfig;
@@ -32,6 +33,8 @@ use crate::session::worker::{self, WorkerConfig};
 
 /// Events that may wait for the hub: a few turns of every worker.
 const TO_HUB: usize = 256;
+/// For routing to say that its last push is on its way: a round trip. Nobody waits for it but this process's end.
+const LAST_PUSHES: Duration = Duration::from_millis(500);
 /// Messages that may wait for a worker: a few turns of the hub.
 const TO_WORKER: usize = 256;
 
@@ -209,10 +212,12 @@ impl Sidecar {
         tokio::spawn(serve_feed(routes, tls, feed, stop.clone()));
 
         let (workers_tx, mut from_workers) = mpsc::channel(TO_HUB);
+        // The workers leave after the followers: what those have sent until then is handed on.
+        let of_workers = Drain::new(drain.remaining());
         let (ended_tx, mut ended) = mpsc::channel::<u8>(usize::from(u8::MAX) + 1);
         let start = {
             let (config, mut shared, drain, stop) =
-                (config.clone(), shared.clone(), drain.clone(), stop.clone());
+                (config.clone(), shared.clone(), of_workers.clone(), stop.clone());
             let (businesses, keys) = (businesses.clone(), keys.clone());
             let started = ended_tx.clone();
             move |number: u8| {
@@ -239,7 +244,18 @@ impl Sidecar {
         let alone = config.routing == RoutingMode::None;
         let mut hub = Hub::new(config.cluster, alone, shared.metrics, link_ready, Box::new(start));
         let mut gone = 0;
+        let mut told = None;
         loop {
+            if told.is_some() && !of_workers.has_begun() && hub.followers_have_left() {
+                of_workers.allow(drain.remaining());
+                of_workers.begin();
+            }
+            let patience = async {
+                match told {
+                    Some(at) if !of_workers.has_begun() => tokio::time::sleep_until(at + LAST_PUSHES).await,
+                    _ => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 Some(number) = ended.recv() => {
@@ -251,7 +267,22 @@ impl Sidecar {
                         break;
                     }
                 }
-                () = drain.begun(), if readiness.is_ready() => readiness.drain(),
+                () = drain.begun(), if told.is_none() => {
+                    readiness.drain();
+                    told = Some(tokio::time::Instant::now());
+                    if hub.linked_incarnation() == 0 {
+                        // The pod ends: routing has to know until the end where sessions go on.
+                        of_workers.allow(drain.remaining());
+                        of_workers.begin();
+                    } else {
+                        hub.leave().await;
+                    }
+                }
+                () = patience => {
+                    tracing::warn!("a routing replica didn't say in time that it sends no more pushes");
+                    of_workers.allow(drain.remaining());
+                    of_workers.begin();
+                }
                 Ok(()) = businesses.changed() => {
                     let now = Arc::clone(&businesses.borrow_and_update());
                     hub.businesses(now).await;
@@ -333,7 +364,7 @@ async fn serve_feed(listener: TcpListener, tls: Option<ServerTls>, feed: Feed, s
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
-        .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .add_service(service)
         .serve_with_incoming(accepted(listener, tls));
     tokio::select! {

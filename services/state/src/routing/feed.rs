@@ -270,10 +270,12 @@ fn check<S: RouteStore>(hub: &Hub<S>, peer: &Peer, hello: &SidecarHello) -> Resu
     Err(Ended::Refused { reason })
 }
 
-/// Kept over messages, so that a delta costs no allocation here.
+/// Kept over the messages of a stream, also so that a delta costs no allocation here.
 #[derive(Default)]
 struct Scratch {
     verdicts: Vec<Verdict>,
+    /// The sidecar leaves: a snapshot that ends now says nothing of what comes after it.
+    leaving: bool,
 }
 
 /// Applies one message, its fields in the order of their numbers.
@@ -311,7 +313,11 @@ async fn hear<S: RouteStore>(
             .collect();
         hub.store.enter_groups(peer.index, &batch).await?;
     }
-    if message.snapshot_done {
+    if message.leaving {
+        scratch.leaving = true;
+        hub.leaving(peer);
+    }
+    if message.snapshot_done && !scratch.leaving {
         hub.store.settle(peer.index).await?;
         hub.metrics.snapshots.inc();
         hub.synced(peer);

@@ -198,6 +198,13 @@ impl<S: RouteStore> Hub<S> {
         self.calls.lost(peer.index);
     }
 
+    /// It is being replaced: what is on its way still arrives, and nothing else is sent.
+    pub(crate) fn leaving(&self, peer: &Peer) {
+        // In this order: after the first nobody sends, and the second comes behind what was sent before.
+        self.change(peer, |life, now| life.broken(now));
+        peer.outbox.end();
+    }
+
     /// It left the membership.
     pub(crate) fn gone(&self, peer: &Peer) {
         self.change(peer, |life, now| life.gone(now));

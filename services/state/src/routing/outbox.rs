@@ -48,9 +48,20 @@ struct Queue {
     notices: VecDeque<Outranked>,
     unicasts: VecDeque<UnicastPush>,
     groups: VecDeque<GroupPush>,
+    /// The instance is leaving: nothing is taken any more, and after what waits it is told so.
+    ending: Ending,
     /// Of the pushes.
     bytes: usize,
     waker: Option<Waker>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    #[default]
+    No,
+    /// To be told.
+    Due,
+    Told,
 }
 
 // === impl Outbox ===
@@ -96,6 +107,15 @@ impl Outbox {
         wake(before.waker);
     }
 
+    /// The instance is leaving: takes no push any more, and says so behind those that wait.
+    pub(crate) fn end(&self) {
+        self.with_open(|queue| {
+            if queue.ending == Ending::No {
+                queue.ending = Ending::Due;
+            }
+        });
+    }
+
     /// Announcements and retractions up to `sequence` are applied.
     pub(crate) fn acknowledge(&self, sequence: u64) {
         self.with_open(|queue| queue.acknowledged = sequence);
@@ -131,6 +151,9 @@ impl Outbox {
     pub(crate) fn push_devices(&self, pushes: &mut VecDeque<UnicastPush>) -> Result<(), NotTaken> {
         let limit = self.bytes_limit;
         let taken = self.with_open(|queue| {
+            if queue.ending != Ending::No {
+                return Err(NotTaken::Closed);
+            }
             while let Some(push) = pushes.pop_front() {
                 let bytes = cost(push.payload.len());
                 if queue.bytes + bytes > limit {
@@ -150,6 +173,7 @@ impl Outbox {
         let queue = self.queue();
         match (queue.open, queue.bytes + cost(payload) > self.bytes_limit) {
             (0, _) => Err(NotTaken::Closed),
+            _ if queue.ending != Ending::No => Err(NotTaken::Closed),
             (_, true) => Err(NotTaken::Full),
             (_, false) => Ok(()),
         }
@@ -160,6 +184,9 @@ impl Outbox {
         let bytes = cost(push.payload.len());
         let limit = self.bytes_limit;
         let taken = self.with_open(|queue| {
+            if queue.ending != Ending::No {
+                return Err(NotTaken::Closed);
+            }
             if queue.bytes + bytes > limit {
                 return Err(NotTaken::Full);
             }
@@ -216,7 +243,12 @@ impl Queue {
             self.bytes -= cost(push.payload.len());
             message.groups.push(push);
         }
-        let empty = message.acknowledged == 0
+        if self.ending == Ending::Due && self.unicasts.is_empty() && self.groups.is_empty() {
+            self.ending = Ending::Told;
+            message.last = true;
+        }
+        let empty = !message.last
+            && message.acknowledged == 0
             && message.outranked.is_empty()
             && message.unicasts.is_empty()
             && message.groups.is_empty();

@@ -33,6 +33,8 @@ pub struct Follower {
     /// By worker: deltas acknowledged.
     deltas: Vec<u64>,
     snapshot: Snapshot,
+    /// It has said that no push comes any more.
+    left: bool,
 }
 
 #[derive(Debug)]
@@ -63,7 +65,29 @@ impl Follower {
             marks: VecDeque::new(),
             deltas: vec![0; workers],
             snapshot: Snapshot::NotBegun,
+            left: false,
         }
+    }
+
+    /// Tells it that the sidecar leaves.
+    pub fn leave(&mut self) {
+        if self.has_begun() {
+            self.enqueue(FromSidecar {
+                leaving: true,
+                ..FromSidecar::default()
+            });
+        }
+    }
+
+    /// It has sent its last push.
+    pub fn said_last(&mut self) {
+        self.left = true;
+    }
+
+    /// Whether no push comes from it: it has said so, or doesn't know the instance yet.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.left || !self.has_begun()
     }
 
     /// Whether its snapshot has begun.
@@ -218,6 +242,7 @@ impl Follower {
                 message.retractions.extend(next.retractions);
                 message.groups.extend(next.groups);
                 message.snapshot_done = next.snapshot_done;
+                message.leaving |= next.leaving;
                 message.sequence = next.sequence;
             }
         }
@@ -237,7 +262,7 @@ impl Follower {
 
     fn enqueue(&mut self, mut message: FromSidecar) {
         let things = weight(&message);
-        if things == 0 && message.hello.is_none() && !message.snapshot_done {
+        if things == 0 && message.hello.is_none() && !message.snapshot_done && !message.leaving {
             return;
         }
         self.sequence += (message.announcements.len() + message.retractions.len()) as u64;

@@ -164,6 +164,20 @@ impl Hub {
         }
     }
 
+    /// Tells the followers that the sidecar is being replaced: pushes that they send later would reach nobody.
+    pub async fn leave(&mut self) {
+        for follower in self.followers.values_mut() {
+            follower.leave();
+        }
+        self.flush().await;
+    }
+
+    /// Whether no follower sends a push any more.
+    #[must_use]
+    pub fn followers_have_left(&self) -> bool {
+        self.followers.values().all(Follower::has_left)
+    }
+
     /// The custodian closed connections, or found them closed, while no gateway was there.
     pub async fn connections_gone(&mut self, gone: &Gone) {
         for worker in 0..self.workers.len() as u8 {
@@ -346,6 +360,12 @@ impl Hub {
                         .inc_by(groups.len() as u64);
                 }
             }
+        }
+        // After its last pushes were handed on.
+        if batch.last
+            && let Some(follower) = self.followers.get_mut(&id)
+        {
+            follower.said_last();
         }
     }
 

@@ -238,6 +238,19 @@ impl Sidecar {
         .await;
     }
 
+    pub(super) async fn leave(&mut self) {
+        self.say(FromSidecar {
+            leaving: true,
+            ..FromSidecar::default()
+        })
+        .await;
+    }
+
+    /// Waits for the replica to say that no push comes any more.
+    pub(super) async fn last(&mut self) {
+        self.until(|heard| heard.last).await;
+    }
+
     pub(super) async fn receipt(&mut self, id: u64, outcome: Outcome) {
         self.receipts(vec![id], outcome).await;
     }
@@ -286,6 +299,7 @@ impl Sidecar {
             let message = next.unwrap().expect("the stream goes on");
             self.heard.hello = message.hello.or_else(|| self.heard.hello.take());
             self.heard.acknowledged = self.heard.acknowledged.max(message.acknowledged);
+            self.heard.last |= message.last;
             self.heard.outranked.extend(message.outranked);
             self.heard.unicasts.extend(message.unicasts);
             self.heard.groups.extend(message.groups);

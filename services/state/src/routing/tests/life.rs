@@ -5,7 +5,7 @@ use std::time::Duration;
 use imaccess_proto::v1::Outcome;
 
 use super::SESSION_A;
-use super::fake::{Replica, Sidecar, announcement, eventually, fixed, quick};
+use super::fake::{Replica, Sidecar, announcement, eventually, fixed, presence, quick};
 use crate::routing::{MembersConfig, RoutingConfig};
 
 #[tokio::test]
@@ -171,5 +171,45 @@ async fn a_sidecar_of_another_cluster_is_refused() {
     a.accept("test").await;
     a.snapshot_done().await;
     replica.in_sync().await;
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_sidecar_that_leaves_gets_what_was_sent_before_and_nothing_after() {
+    let mut a = Sidecar::start("a").await;
+    let replica = Replica::start(fixed(&[&a])).await;
+    a.accept("test").await;
+    a.announce(vec![announcement("d", SESSION_A, 1)]).await;
+    a.groups(vec![presence("g", true)]).await;
+    a.snapshot_done().await;
+    replica.in_sync().await;
+    let before = replica.push_group("g").await.unwrap();
+    assert_eq!((before.instances, before.unsynced), (1, 0));
+    let call = replica.push_later(&["d"], |_| ());
+    let push = a.unicasts(1).await.remove(0);
+    a.leave().await;
+    a.last().await;
+    // What was sent before has come before.
+    assert_eq!(a.group_pushes(1).await.len(), 1);
+    let after = replica.push_group("g").await.unwrap();
+    assert_eq!((after.instances, after.unsynced), (0, 1), "it is said that it doesn't arrive");
+    assert_eq!(replica.push(&["d"]).await, [Outcome::Retry]);
+    // A receipt of what was on its way still counts.
+    a.receipt(push.id, Outcome::Written).await;
+    assert_eq!(call.await.unwrap(), [Outcome::Written]);
+    // A snapshot that ends now says nothing of what comes after.
+    a.snapshot_done().await;
+    a.announce(vec![announcement("e", SESSION_A, 2)]).await;
+    a.acknowledged().await;
+    assert_eq!(replica.push(&["d", "e"]).await, [Outcome::Retry, Outcome::Retry]);
+    // The next one begins anew.
+    a.disconnect();
+    a.accept("test").await;
+    a.announce(vec![announcement("d", SESSION_A, 1)]).await;
+    a.groups(vec![presence("g", true)]).await;
+    a.snapshot_done().await;
+    replica.in_sync().await;
+    let again = replica.push_group("g").await.unwrap();
+    assert_eq!((again.instances, again.unsynced), (1, 0));
     replica.stop().await;
 }
