@@ -46,6 +46,9 @@ pub struct Replacing {
     pub incarnation: u32,
     /// Connections that the gateway had.
     pub connections: u64,
+    /// Connections that the gateway had closed for faults.
+    #[serde(default)]
+    pub faults: u64,
     /// The name of the handover lease.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<String>,

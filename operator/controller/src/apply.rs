@@ -48,7 +48,7 @@ pub struct Outcome {
 }
 
 impl Applier<'_> {
-    /// Secrets, objects, pods, steps of an upgrade, deletions.
+    /// Steps of an upgrade, Secrets, objects, pods, deletions.
     pub async fn carry_out(&self, gathered: &Gathered, plan: &Plan, now: Timestamp) -> Outcome {
         let mut outcome = Outcome::default();
         outcome.failure = self.try_all(gathered, plan, now, &mut outcome).await.err();
@@ -68,6 +68,14 @@ impl Applier<'_> {
         outcome: &mut Outcome,
     ) -> Result<(), Error> {
         let cluster = &gathered.observed.cluster;
+        // First: a pod in hand must not wait for anything else, and whatever fails here keeps nothing else up.
+        let upgrader = Upgrader {
+            client: self.client,
+            cluster,
+            gateways: gathered.gateways.as_ref(),
+            metrics: self.metrics,
+        };
+        let upgraded = upgrader.carry_out(&plan.steps, &plan.leases).await;
         self.secrets(gathered, plan, now).await?;
         for child in &plan.apply {
             match self.apply(cluster, child).await {
@@ -89,16 +97,10 @@ impl Applier<'_> {
                 result => result?,
             }
         }
-        let upgrader = Upgrader {
-            client: self.client,
-            cluster,
-            gateways: gathered.gateways.as_ref(),
-            metrics: self.metrics,
-        };
-        upgrader.carry_out(&plan.steps, &plan.leases).await?;
         for deletion in &plan.delete {
             self.delete(deletion).await?;
         }
+        upgraded?;
         conflict.map_or(Ok(()), Err)
     }
 

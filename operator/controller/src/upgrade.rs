@@ -54,7 +54,12 @@ impl Upgrader<'_> {
                     self.take(lease).await?;
                 }
                 let patched = self.patch_pod(pod, patch, name.as_str()).await;
-                if let (Err(_), Some(lease), Some(gateways)) = (&patched, lease, self.gateways) {
+                // Where it isn't known whether the patch has come, the lease must stay: without it SIGTERM means drain.
+                let refused = matches!(
+                    &patched,
+                    Err(Error::Api { source: kube::Error::Api(status), .. }) if (400..500).contains(&status.code)
+                );
+                if let (true, Some(lease), Some(gateways)) = (refused, lease, self.gateways) {
                     gateways.give_back(lease).await;
                 }
                 patched

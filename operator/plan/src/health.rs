@@ -245,7 +245,10 @@ fn broken_container(cluster: &Cluster<'_>, part: Part, container: &ContainerStat
         .as_ref()
         .and_then(|state| state.terminated.as_ref());
     let crashes = why == "CrashLoopBackOff"
-        || (container.restart_count >= CRASHES && !container.ready && ended.is_some());
+        // One that was replaced in place has ended in order.
+        || (container.restart_count >= CRASHES
+            && !container.ready
+            && ended.is_some_and(|ended| ended.exit_code != 0));
     crashes.then(|| {
         let message = format!(
             "The container {name} of {} ends again and again: see why with kubectl logs -n {} -l {} -c {name} --previous.",

@@ -119,6 +119,9 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
             plan.status.upgrade = upgrade.status;
             plan.notices = upgrade.notices;
             plan.look_again = sooner(plan.look_again, upgrade.look_again);
+        } else {
+            // Not known now: what was remembered isn't forgotten for that.
+            plan.status.upgrade = before.and_then(|before| before.upgrade.clone());
         }
     } else {
         plan.status.upgrade = before.and_then(|before| before.upgrade.clone());

@@ -19,7 +19,7 @@ pub struct Plan {
     pub apply: Vec<Child>,
     /// Metadata of running pods that isn't as it should be.
     pub pods: Vec<PodPatch>,
-    /// Steps of an upgrade in place, in this order, after everything above.
+    /// Steps of an upgrade in place, in this order, before everything else.
     pub steps: Vec<Step>,
     /// Handover leases that are taken again, so that they don't run out while a kubelet is slow.
     pub leases: Vec<Lease>,

@@ -25,7 +25,7 @@ mod writes;
 use std::time::Duration;
 
 use imaccess_operator_api::gateway::Handover;
-use imaccess_operator_api::names::Part;
+use imaccess_operator_api::names::{IN_PLACE_ANNOTATION, Part};
 use imaccess_operator_api::status::{self, Change, Method};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -48,6 +48,10 @@ use step::{Lease, Step};
 const QUICK: Duration = Duration::from_millis(500);
 /// Between looks while something is waited for that others do.
 const PATIENT: Duration = Duration::from_secs(3);
+/// What takes longer than this doesn't come to an end by looking.
+const LONG: Duration = Duration::from_secs(180);
+/// Between looks at it then.
+const SELDOM: Duration = Duration::from_secs(30);
 /// What a replacement waits for is told when it takes longer than one usually does.
 const WORTH_TELLING: Duration = Duration::from_secs(5);
 
@@ -114,8 +118,22 @@ impl Upgrade {
         inputs: &Value,
         render: impl FnOnce() -> Rendering,
     ) -> Upgrade {
-        let (Some(kept), Some(rollout)) = (kept, Rollout::of(cluster)) else {
-            return Upgrade::with(render());
+        let Some(rollout) = Rollout::of(cluster) else {
+            return Upgrade::with(
+                kept.filter(|kept| kept.inputs == hash(inputs))
+                    .unwrap_or_else(render),
+            );
+        };
+        let Some(kept) = kept else {
+            // What was kept is lost. The number of the last change in place stays, or pods would be replaced for want of it.
+            let mut rendering = render();
+            let live = &rollout.deployment["spec"]["template"];
+            if Images::of_template(live) == Images::of_template(&rendering.template)
+                && let Some(number) = rollout::in_place_of_template(live)
+            {
+                rendering.template["metadata"]["annotations"][IN_PLACE_ANNOTATION] = number.into();
+            }
+            return Upgrade::with(rendering);
         };
         let running = Images::of_template(&kept.template);
         let wanted = Images::wanted(cluster);
@@ -136,7 +154,8 @@ impl Upgrade {
             Settled::Template => return course.settling(kept, None),
             Settled::Yes => {}
         }
-        if is_in_place && enabled {
+        let is_mixed = || course.pods().iter().any(|pod| pod.images != wanted);
+        if is_in_place && (enabled || is_same && is_mixed()) {
             return course.in_place(kept, inputs, render);
         }
         // A pod in hand is brought to an end first; a rollout would take it away in the middle.

@@ -132,13 +132,12 @@ pub fn of_state(seen: &Seen, gateway_known: bool) -> Verdict {
     }
 }
 
-/// Whether a replacement has cost connections, by what the gateway had `before` and has now, which a few coming and going don't
-/// explain: a sentence, if it has. A takeover says itself what it closed; this is for what it doesn't see.
+/// Whether a replacement has cost connections, by what the gateway had `before` and has now, and by those closed for `faults` since,
+/// which a few coming and going don't explain: a sentence, if it has. A takeover says itself what it closed; this is for what it doesn't
+/// see.
 #[must_use]
-pub fn losses(now: &Handover, before: u64) -> Option<String> {
-    let Handover {
-        connections, faults, ..
-    } = now;
+pub fn losses(now: &Handover, before: u64, faults: u64) -> Option<String> {
+    let Handover { connections, .. } = now;
     let least = before.saturating_sub(before / 10 + 50);
     if *connections < least {
         return Some(format!(
@@ -147,7 +146,7 @@ pub fn losses(now: &Handover, before: u64) -> Option<String> {
     }
     // Scanners and broken clients are always about.
     let most = before / 100 + 20;
-    (*faults > most).then(|| format!("{faults} connections were closed for faults since it runs"))
+    (faults > most).then(|| format!("{faults} connections were closed for faults since then"))
 }
 
 /// Whether gateway, sidecar and custody are together again.
@@ -364,16 +363,18 @@ mod tests {
 
     #[test]
     fn what_a_few_clients_coming_and_going_do_not_explain_is_a_loss() {
-        let now = |connections, faults| Handover {
-            connections,
-            faults,
-            ..Handover::default()
+        let of = |connections, before, faults| {
+            let now = Handover {
+                connections,
+                ..Handover::default()
+            };
+            losses(&now, before, faults)
         };
-        assert_eq!(losses(&now(10_000, 0), 10_000), None);
-        assert_eq!(losses(&now(9_000, 100), 10_000), None);
-        assert!(losses(&now(8_000, 0), 10_000).unwrap().contains("8000"));
-        assert!(losses(&now(10_000, 200), 10_000).unwrap().contains("200"));
-        assert_eq!(losses(&now(0, 0), 10), None, "too few to tell");
+        assert_eq!(of(10_000, 10_000, 0), None);
+        assert_eq!(of(9_000, 10_000, 100), None);
+        assert!(of(8_000, 10_000, 0).unwrap().contains("8000"));
+        assert!(of(10_000, 10_000, 200).unwrap().contains("200"));
+        assert_eq!(of(0, 10, 0), None, "too few to tell");
     }
 
     #[test]

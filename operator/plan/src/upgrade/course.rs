@@ -14,7 +14,7 @@ use super::preflight::{self, Preflight, Trial};
 use super::rollout::{self, Rollout};
 use super::step::{Lease, Step, StepName};
 use super::writes::{begun, let_go, release, replace, told};
-use super::{PATIENT, QUICK, Upgrade, WORTH_TELLING, settle};
+use super::{LONG, PATIENT, QUICK, SELDOM, Upgrade, WORTH_TELLING, settle};
 use crate::canonical::hash;
 use crate::cluster::Cluster;
 use crate::health::reason;
@@ -134,7 +134,7 @@ impl<'a> Course<'a> {
             .collect();
         let in_hand = pods.iter().any(|pod| pod.replacing.is_some());
         if !in_hand && self.is_drifted(&kept) {
-            return Upgrade::with(kept);
+            return self.put_template_back(kept, &pods);
         }
         if !in_hand && !self.rollout.is_at_rest() {
             return self.beside_a_rollout(kept, render);
@@ -157,7 +157,10 @@ impl<'a> Course<'a> {
             self.begin(&pods, &due, &mut upgrade, &mut status);
         }
         if in_hand {
-            upgrade.look_again = Some(QUICK);
+            let longest =
+                |pod: &GatewayPod<'_>| pod.replacing.as_ref().map(|it| pod::elapsed(it.since, self.now));
+            let is_long = pods.iter().filter_map(longest).all(|time| time > LONG);
+            upgrade.look_again = Some(if is_long { SELDOM } else { QUICK });
         } else if status.reason.is_none() {
             upgrade.look_again.get_or_insert(PATIENT);
         }
@@ -194,7 +197,7 @@ impl<'a> Course<'a> {
                     self.failed(pod, replacing, &why, upgrade, status);
                 }
                 // These are of pods that aren't in hand.
-                Look::Done | Look::Due(_) | Look::Blocked(_) => {}
+                Look::Done | Look::Due(_) | Look::Unplaced | Look::Blocked(_) => {}
             }
         }
         goes_on
@@ -221,10 +224,17 @@ impl<'a> Course<'a> {
             return;
         }
         if replacing.back {
-            status.message = Some(format!(
-                "the former image of the container {container} doesn't come up in {name} either: {why}. See kubectl logs {name} \
-                 -c {container}"
-            ));
+            // In words that stay the same, and behind what has stopped it.
+            let stopped = status.message.take().unwrap_or_default();
+            let more = format!(
+                "The former image of the container {container} doesn't come up in {name} either: see kubectl logs {name} -c \
+                 {container}."
+            );
+            status.message = Some(if stopped.contains(&more) {
+                stopped
+            } else {
+                format!("{stopped} {more}").trim_start().to_owned()
+            });
             return;
         }
         if outdated {
@@ -287,10 +297,19 @@ impl<'a> Course<'a> {
                 upgrade.steps.extend(steps);
                 return;
             }
-            Preflight::Failed(why) => {
+            Preflight::Failed { steps, why } => {
                 status.phase = UpgradePhase::Preflight;
                 status.reason = Some(reason::PREFLIGHT.to_owned());
-                status.message = Some(format!("{why} Nothing was touched."));
+                let touched = if status.upgraded == 0 {
+                    " Nothing was touched."
+                } else {
+                    ""
+                };
+                status.message = Some(format!("{why}{touched}"));
+                if !steps.is_empty() {
+                    upgrade.steps.extend(steps);
+                    upgrade.look_again = Some(PATIENT);
+                }
                 return;
             }
         }
@@ -303,7 +322,7 @@ impl<'a> Course<'a> {
         }
         let verified = pods
             .iter()
-            .any(|pod| pod.replacing.is_none() && pod.images == self.target);
+            .any(|pod| pod.is_placed() && pod.replacing.is_none() && pod.images == self.target);
         let at_once = if verified {
             usize::try_from(self.cluster.spec.gateway.disruption.max_unavailable).unwrap_or(1)
         } else {
@@ -335,6 +354,12 @@ impl<'a> Course<'a> {
                     upgrade.steps.push(replace(pod, &replacing, name, lease));
                     upgrade.look_again = Some(QUICK);
                 }
+                Look::Unplaced => upgrade.steps.push(Step::Replace {
+                    pod: pod.reference(),
+                    name: StepName::ReplaceState,
+                    patch: json!({"spec": self.target.patch()}),
+                    lease: None,
+                }),
                 Look::Blocked(why) => {
                     status
                         .message
@@ -345,6 +370,16 @@ impl<'a> Course<'a> {
                 _ => {}
             }
         }
+    }
+
+    /// The Deployment's template was changed by hand; it is applied, and what had stopped stays so.
+    fn put_template_back(&self, kept: Rendering, pods: &[GatewayPod<'_>]) -> Upgrade {
+        let mut upgrade = Upgrade::with(kept);
+        upgrade.holds_images = !self.is_same;
+        let mut status = self.status(UpgradePhase::Pods, pods);
+        self.remember(&mut status);
+        upgrade.status = status.stopped_at.is_some().then_some(status);
+        upgrade
     }
 
     /// Pods of two templates are there: a change of images waits for the end, or joins in if that won't come by itself.
@@ -363,7 +398,10 @@ impl<'a> Course<'a> {
         let mut upgrade = Upgrade::with(kept);
         upgrade.holds_images = true;
         let mut status = self.status(UpgradePhase::Preflight, &self.pods());
-        status.message = Some("a rollout is under way, and comes to its end first".to_owned());
+        self.remember(&mut status);
+        status
+            .message
+            .get_or_insert("a rollout is under way, and comes to its end first".to_owned());
         upgrade.status = Some(status);
         upgrade.look_again = Some(PATIENT);
         upgrade

@@ -20,6 +20,8 @@ const NOTHING_LEFT: Duration = Duration::from_secs(95);
 const BLIND_LIMIT: Duration = Duration::from_secs(180);
 /// So long at least a new container is looked at before the next is touched.
 const SETTLES: Duration = Duration::from_secs(2);
+/// So long the kubelet may take to see a new image.
+const STALE: Duration = Duration::from_secs(8);
 /// A kubelet that doesn't act for so long is told of.
 const KUBELET: Duration = Duration::from_secs(20);
 
@@ -30,6 +32,8 @@ pub(crate) enum Look {
     Done,
     /// A container may be replaced now.
     Due(Replacing),
+    /// It has no node yet, and so nothing to keep: its images are simply changed.
+    Unplaced,
     /// It would be due, if something weren't in the way.
     Blocked(String),
     /// A container is being replaced.
@@ -88,11 +92,20 @@ impl<'a> GatewayPod<'a> {
         Some(format!("{address}:{}", port::GATEWAY_CONTROL))
     }
 
+    /// Whether it has a node.
+    pub(crate) fn is_placed(&self) -> bool {
+        self.pod
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.node_name.is_some())
+    }
+
     /// What is to be made of it, when it should have `wanted`.
     pub(crate) fn look(&self, wanted: &Images, now: Timestamp) -> Look {
         match &self.replacing {
             Some(replacing) => self.judge(replacing, wanted, now),
             None if self.images == *wanted => Look::Done,
+            None if !self.is_placed() => Look::Unplaced,
             None => self.due(wanted, now),
         }
     }
@@ -107,12 +120,14 @@ impl<'a> GatewayPod<'a> {
         } else {
             Side::Gateway
         };
-        let blind = match side {
-            Side::State => !state.running || !gateway.running || self.has_nothing(now),
-            Side::Gateway => !gateway.running || self.has_nothing(now),
+        // What the other container holds alone is safe while this one, which doesn't run, is replaced.
+        let is_held = match side {
+            Side::State => gateway.running && (!state.running || self.is_unlinked()),
+            Side::Gateway => !gateway.running && state.running,
         };
+        let blind = !is_held && self.has_nothing(now);
         let obstacle = match &self.page {
-            _ if blind => None,
+            _ if blind || is_held => None,
             Err(why) => Some(format!(
                 "its gateway doesn't say whether its connections are held: {why}"
             )),
@@ -136,7 +151,8 @@ impl<'a> GatewayPod<'a> {
             since: now,
             incarnation: page.map_or(0, |page| page.incarnation),
             connections: page.map_or(0, |page| page.connections),
-            lease: (side == Side::Gateway && !blind).then(|| self.lease_name()),
+            faults: page.map_or(0, |page| page.faults),
+            lease: (side == Side::Gateway && !blind && !is_held).then(|| self.lease_name()),
             blind,
             back: false,
         })
@@ -169,10 +185,19 @@ impl<'a> GatewayPod<'a> {
 
     /// No connection that could be kept: none is there, or the pod hasn't worked for longer than anybody holds one.
     fn has_nothing(&self, now: Timestamp) -> bool {
+        let gateway = self.status(Side::Gateway);
         match &self.page {
             Ok(page) => page.connections == 0 && obstacle(page).is_some(),
-            Err(_) => self.unready_for(now).is_some_and(|time| time > NOTHING_LEFT),
+            Err(_) => {
+                let never_ran = gateway.id.is_none() && gateway.restarts == 0;
+                never_ran || self.unready_for(now).is_some_and(|time| time > NOTHING_LEFT)
+            }
         }
+    }
+
+    /// Whether the gateway is without any link: its state does nothing for it.
+    fn is_unlinked(&self) -> bool {
+        self.page.as_ref().is_ok_and(|page| page.links == 0)
     }
 
     fn unready_for(&self, now: Timestamp) -> Option<Duration> {
@@ -184,10 +209,11 @@ impl<'a> GatewayPod<'a> {
 
     fn judge(&self, replacing: &Replacing, wanted: &Images, now: Timestamp) -> Look {
         let status = self.status(replacing.container);
-        if let Some(why) = status.stuck {
+        let waited = elapsed(replacing.since, now);
+        // For a moment the status is that of the image before.
+        if let Some(why) = status.stuck.filter(|_| waited > STALE) {
             return Look::Bad(why);
         }
-        let waited = elapsed(replacing.since, now);
         if status.id.is_none() || status.id == replacing.id {
             let node = self.pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
             let why = if waited > KUBELET {
@@ -198,7 +224,9 @@ impl<'a> GatewayPod<'a> {
             };
             return Look::InHand { why, is_new: false };
         }
-        let again = status.restarts > replacing.restarts.saturating_add(1);
+        // What was there before may have ended once more before the kubelet saw the new image; one that is put back comes after
+        // any number of them.
+        let again = !replacing.back && status.restarts > replacing.restarts.saturating_add(2);
         let ended = status
             .ended
             .or_else(|| again.then(|| "it ended and was started again".to_owned()));
@@ -216,13 +244,17 @@ impl<'a> GatewayPod<'a> {
             Side::Gateway => Side::State,
             Side::State => Side::Gateway,
         };
-        let half = replacing.blind && self.images.of(other) != wanted.of(other);
+        let unsure = replacing.blind || replacing.lease.is_none() && replacing.container == Side::Gateway;
+        let half = unsure && !replacing.back && self.images.of(other) != wanted.of(other);
         let verdict = match replacing.container {
             // What doesn't work may be the other one, which is next.
             _ if half && seen.ended.is_none() => Verdict::Good,
             _ if replacing.blind => of_state(&seen, true),
             Side::State => of_state(&seen, true),
-            Side::Gateway if replacing.back => of_gateway(&seen, replacing.incarnation, Wanted::Any),
+            // After a crash what could be kept is kept.
+            Side::Gateway if replacing.back || replacing.lease.is_none() => {
+                of_gateway(&seen, replacing.incarnation, Wanted::Any)
+            }
             Side::Gateway => of_gateway(&seen, replacing.incarnation, Wanted::Planned),
         };
         // Counted from when it began to run, if that is known: until then nothing was its fault.
@@ -232,7 +264,11 @@ impl<'a> GatewayPod<'a> {
         let page = self.page.as_ref().ok();
         let losses = page
             .filter(|_| !replacing.blind && !replacing.back)
-            .and_then(|page| losses(page, replacing.connections));
+            .and_then(|page| {
+                let is_same = page.incarnation == replacing.incarnation;
+                let before = if is_same { replacing.faults } else { 0 };
+                losses(page, replacing.connections, page.faults.saturating_sub(before))
+            });
         match verdict {
             Verdict::Good if losses.is_some() => Look::Bad(losses.unwrap_or_default()),
             // Faults need a moment to show.

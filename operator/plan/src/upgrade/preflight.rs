@@ -33,7 +33,12 @@ pub(crate) enum Preflight {
         why: String,
     },
     /// It can't be done with these images.
-    Failed(String),
+    Failed {
+        /// Pods that were refused and are made again.
+        steps: Vec<Step>,
+        /// Why.
+        why: String,
+    },
 }
 
 /// What is tried: the wanted images beside those of the rendered template.
@@ -77,7 +82,14 @@ impl<'a> Trial<'a> {
             match self.judge(node, pod, now) {
                 Ok(true) => {}
                 Ok(false) => waiting.push(node),
-                Err(why) => return Preflight::Failed(why),
+                Err(why) => {
+                    let steps = if is_refused(pod) && age(pod, now) > ENDS {
+                        vec![removal(pod)]
+                    } else {
+                        Vec::new()
+                    };
+                    return Preflight::Failed { steps, why };
+                }
             }
         }
         match waiting.first() {
@@ -93,7 +105,7 @@ impl<'a> Trial<'a> {
     fn judge(&self, node: &str, pod: &Pod, now: Timestamp) -> Result<bool, String> {
         let status = pod.status.clone().unwrap_or_default();
         let statuses = status.container_statuses.unwrap_or_default();
-        if statuses.is_empty() && status.phase.as_deref() == Some("Failed") {
+        if is_refused(pod) {
             let reason = status.reason.or(status.message).unwrap_or_default();
             return Err(format!(
                 "The node {node} doesn't take the pod that tries the images: {reason}."
@@ -278,18 +290,37 @@ pub(crate) fn clear(cluster: &Cluster<'_>, trial: Option<(&Trial<'_>, &BTreeSet<
         .into_iter()
         .flat_map(|(trial, nodes)| nodes.iter().map(|node| trial.name(node)))
         .collect();
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
     pods(cluster)
         .into_iter()
         .filter(|pod| !names.contains(pod.metadata.name.as_deref().unwrap_or_default()))
-        .map(|pod| Step::Clear {
-            pod: PodRef {
-                name: text(&pod.metadata.name),
-                uid: text(&pod.metadata.uid),
-                resource_version: text(&pod.metadata.resource_version),
-            },
-        })
+        .map(removal)
         .collect()
+}
+
+fn removal(pod: &Pod) -> Step {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    Step::Clear {
+        pod: PodRef {
+            name: text(&pod.metadata.name),
+            uid: text(&pod.metadata.uid),
+            resource_version: text(&pod.metadata.resource_version),
+        },
+    }
+}
+
+/// Whether the kubelet didn't take it, or threw it out: a full node, which may have room later.
+fn is_refused(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let has_run = status
+        .container_statuses
+        .as_ref()
+        .is_some_and(|statuses| !statuses.is_empty());
+    status.phase.as_deref() == Some("Failed") && !has_run
+}
+
+fn age(pod: &Pod, now: Timestamp) -> Duration {
+    let since = pod.metadata.creation_timestamp.as_ref().map_or(now, |at| at.0);
+    Duration::try_from(now.duration_since(since)).unwrap_or(Duration::ZERO)
 }
 
 fn others(count: usize) -> String {

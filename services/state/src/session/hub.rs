@@ -55,6 +55,8 @@ pub struct Hub {
     workers: Vec<WorkerState>,
     hello: Option<GatewayHello>,
     followers: HashMap<u32, Follower>,
+    /// The sidecar leaves: who begins to follow now is told at once.
+    leaving: bool,
     /// Groups by (business, name), with how many workers have members.
     groups: HashMap<(u32, Bytes), u32>,
 }
@@ -78,6 +80,7 @@ impl Hub {
             workers: Vec::new(),
             hello: None,
             followers: HashMap::new(),
+            leaving: false,
             groups: HashMap::new(),
         };
         hub.grow(1);
@@ -166,6 +169,7 @@ impl Hub {
 
     /// Tells the followers that the sidecar is being replaced: pushes that they send later would reach nobody.
     pub async fn leave(&mut self) {
+        self.leaving = true;
         for follower in self.followers.values_mut() {
             follower.leave();
         }
@@ -286,6 +290,9 @@ impl Hub {
                 present: true,
             });
             follower.begin(hello, groups.collect(), self.workers.len());
+            if self.leaving {
+                follower.leave();
+            }
         }
     }
 

@@ -17,8 +17,10 @@ use crate::witness::Load;
 const LEAVERS: u32 = 1;
 /// Pages look at their process's memory this often at most: figures that stay for longer than that are new ones each time.
 const PAGES_LOOK: Duration = Duration::from_secs(10);
-/// For memory to stay as it is.
-const SETTLED: Duration = Duration::from_secs(120);
+/// For memory to stay as it is: well before gateways close clients of which they hear nothing, as these send nothing meanwhile.
+const SETTLED: Duration = Duration::from_secs(60);
+/// Descriptors that come and go: whoever reads the pages has a connection.
+const READERS: f64 = 8.0;
 /// The same within this share.
 const SAME: f64 = 1.02;
 
@@ -130,8 +132,8 @@ impl Footprint {
 
     fn is_about(&self, other: &Self) -> bool {
         self.0.iter().zip(&other.0).all(|(one, other)| {
-            (one.memory - other.memory).abs() <= other.memory / 1_000.0
-                && (one.descriptors - other.descriptors).abs() < 1.0
+            (one.memory - other.memory).abs() <= other.memory / 200.0
+                && (one.descriptors - other.descriptors).abs() <= READERS
                 && (one.held - other.held).abs() < 1.0
         })
     }

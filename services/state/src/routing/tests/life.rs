@@ -192,7 +192,11 @@ async fn a_sidecar_that_leaves_gets_what_was_sent_before_and_nothing_after() {
     // What was sent before has come before.
     assert_eq!(a.group_pushes(1).await.len(), 1);
     let after = replica.push_group("g").await.unwrap();
-    assert_eq!((after.instances, after.unsynced), (0, 1), "it is said that it doesn't arrive");
+    assert_eq!(
+        (after.instances, after.unsynced),
+        (0, 1),
+        "it is said that it doesn't arrive"
+    );
     assert_eq!(replica.push(&["d"]).await, [Outcome::Retry]);
     // A receipt of what was on its way still counts.
     a.receipt(push.id, Outcome::Written).await;
