@@ -311,6 +311,80 @@ fn an_image_that_is_given_up_while_it_fails_makes_room_for_the_next() {
 }
 
 #[test]
+fn what_has_stopped_stays_so_when_the_template_is_put_back() {
+    let mut world = World::settled(MINIMAL);
+    let older = world.observed.replica_sets[0]["spec"]["template"].clone();
+    world.change(|spec| spec.state.sidecar.ping_interval_seconds = 7);
+    go(&mut world);
+    world.change(|spec| spec.gateway.image = Some("silent".to_owned()));
+    go(&mut world);
+    let stopped = world.observed.cluster.status.clone().unwrap().upgrade;
+    assert!(stopped.as_ref().unwrap().stopped_at.is_some());
+    world.child(Kind::Deployment, "demo-gateway")["spec"]["template"] = older;
+    assert_eq!(go(&mut world), [], "it isn't tried again");
+    assert_eq!(world.observed.cluster.status.clone().unwrap().upgrade, stopped);
+}
+
+#[test]
+fn what_a_gateway_has_closed_before_is_not_the_new_sidecars_fault() {
+    let mut world = World::settled(MINIMAL);
+    world.faults = 5_000;
+    world.change(|spec| spec.state.image = Some("new".to_owned()));
+    let done = go(&mut world);
+    assert!(!done.contains(&StepName::RestoreState), "{done:?}");
+    // A gateway that begins anew with so many has done something wrong.
+    world.change(|spec| spec.gateway.image = Some("new".to_owned()));
+    assert!(go(&mut world).contains(&StepName::RestoreGateway));
+}
+
+#[test]
+fn pods_of_a_stopped_upgrade_are_brought_back_also_with_handover_disabled() {
+    let mut world = World::settled(MINIMAL);
+    let uids = world.gateway_uids();
+    world.change(|spec| {
+        spec.state.image = Some("new".to_owned());
+        spec.gateway.image = Some("silent".to_owned());
+    });
+    go(&mut world);
+    assert!(world.gateway_images().iter().any(|(_, state)| state == "new"));
+    world.change(|spec| {
+        (spec.state.image, spec.gateway.image) = (None, None);
+        spec.gateway.handover = Handover::Disabled;
+    });
+    go(&mut world);
+    assert_eq!(world.gateway_images(), both("registry.example/imaccess:1"));
+    assert_eq!(world.gateway_uids(), uids);
+}
+
+#[test]
+fn renderings_that_are_lost_replace_no_pods_after_a_change_in_place_either() {
+    let mut world = World::settled(MINIMAL);
+    let uids = world.gateway_uids();
+    world.change(|spec| spec.image = "new".to_owned());
+    go(&mut world);
+    let id = crate::observed::ChildId {
+        kind: Kind::ConfigMap,
+        name: "demo-rendered".to_owned(),
+    };
+    world.observed.children.remove(&id);
+    go(&mut world);
+    assert_eq!(world.gateway_uids(), uids);
+}
+
+#[test]
+fn a_pod_without_a_node_holds_nothing_up() {
+    let mut world = World::settled(MINIMAL);
+    let mut pods = world.gateways();
+    let pod = pods.remove(0);
+    pod.spec.as_mut().unwrap().node_name = None;
+    pod.status = Some(Default::default());
+    world.change(|spec| spec.image = "new".to_owned());
+    go(&mut world);
+    assert_eq!(world.gateway_images(), both("new"));
+    assert_eq!(world.observed.cluster.status.clone().unwrap().upgrade, None);
+}
+
+#[test]
 fn a_rollout_and_changes_in_place_and_undo_and_scaling_replace_no_pod_more_than_once() {
     let mut world = World::settled(MINIMAL);
     world.change(|spec| {

@@ -26,6 +26,8 @@ pub(super) struct World {
     pub(super) applied: Vec<Child>,
     /// Of every gateway.
     pub(super) connections: u64,
+    /// Closed for faults by every gateway.
+    pub(super) faults: u64,
     count: u64,
 }
 
@@ -57,6 +59,7 @@ impl World {
             now: "2026-11-25T12:00:00.5Z".parse().unwrap(),
             applied: Vec::new(),
             connections: 1_000,
+            faults: 0,
             count: 0,
         }
     }

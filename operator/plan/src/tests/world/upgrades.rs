@@ -49,7 +49,7 @@ impl World {
             connections: self.connections,
             held: self.connections + 2,
             lease: false,
-            faults: 0,
+            faults: self.faults,
             incarnation: restarts + 1,
             takeover: Takeover {
                 kind: if restarts == 0 { "none" } else { "planned" }.to_owned(),
