@@ -112,5 +112,5 @@ fn said(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let value: Option<Value> = serde_json::from_slice(body).ok();
     let error = value.as_ref().and_then(|value| value["error"].as_str());
-    error.unwrap_or(text.trim()).to_owned()
+    error.unwrap_or_else(|| text.trim()).to_owned()
 }

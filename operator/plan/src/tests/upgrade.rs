@@ -152,11 +152,14 @@ fn other_parts_and_the_template_wait_for_the_pods() {
 
 #[test]
 fn what_else_has_changed_replaces_pods_and_says_why() {
-    let cases: [(&str, fn(&mut imaccess_operator_api::ImAccessClusterSpec)); 2] = [
+    type Case = (&'static str, fn(&mut imaccess_operator_api::ImAccessClusterSpec));
+    let cases: [Case; 2] = [
         ("pingIntervalSeconds", |spec| {
-            spec.state.sidecar.ping_interval_seconds = 7
+            spec.state.sidecar.ping_interval_seconds = 7;
         }),
-        ("Disabled", |spec| spec.gateway.handover = Handover::Disabled),
+        ("Disabled", |spec| {
+            spec.gateway.handover = Handover::Disabled;
+        }),
     ];
     for (why, change) in cases {
         let mut world = World::settled(MINIMAL);

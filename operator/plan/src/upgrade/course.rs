@@ -114,7 +114,7 @@ impl<'a> Course<'a> {
         self.remember(&mut status);
         status
             .message
-            .get_or_insert("another change waits for the pod in hand".to_owned());
+            .get_or_insert_with(|| "another change waits for the pod in hand".to_owned());
         self.in_hand(pods, &mut upgrade, &mut status);
         upgrade.status = Some(status);
         upgrade.look_again = Some(QUICK);
@@ -189,7 +189,9 @@ impl<'a> Course<'a> {
                         });
                     }
                     if pod::elapsed(replacing.since, self.now) > WORTH_TELLING {
-                        status.message.get_or_insert(format!("{}: {why}", pod.name()));
+                        status
+                            .message
+                            .get_or_insert_with(|| format!("{}: {why}", pod.name()));
                     }
                 }
                 Look::Bad(why) => {
@@ -363,7 +365,7 @@ impl<'a> Course<'a> {
                 Look::Blocked(why) => {
                     status
                         .message
-                        .get_or_insert(format!("{} can't be begun with: {why}", pod.name()));
+                        .get_or_insert_with(|| format!("{} can't be begun with: {why}", pod.name()));
                     // The others wait for it: more than one pod that isn't whole would be too many.
                     room = room.saturating_sub(1);
                 }
@@ -401,7 +403,7 @@ impl<'a> Course<'a> {
         self.remember(&mut status);
         status
             .message
-            .get_or_insert("a rollout is under way, and comes to its end first".to_owned());
+            .get_or_insert_with(|| "a rollout is under way, and comes to its end first".to_owned());
         upgrade.status = Some(status);
         upgrade.look_again = Some(PATIENT);
         upgrade

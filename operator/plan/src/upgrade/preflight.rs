@@ -74,7 +74,7 @@ impl<'a> Trial<'a> {
             let pod = pods.iter().find(|pod| pod.metadata.name.as_ref() == Some(&name));
             let Some(pod) = pod else {
                 steps.push(Step::Preflight {
-                    pod: self.pod(node, name),
+                    pod: self.pod(node, &name),
                 });
                 waiting.push(*node);
                 continue;
@@ -172,7 +172,7 @@ impl<'a> Trial<'a> {
         format!("{}-{PREFLIGHT_COMPONENT}-{hash}", self.cluster.names.cluster)
     }
 
-    fn pod(&self, node: &str, name: String) -> Value {
+    fn pod(&self, node: &str, name: &str) -> Value {
         let (cluster, names) = (self.cluster, &self.cluster.names);
         let mut labels = names.labels();
         labels.insert(

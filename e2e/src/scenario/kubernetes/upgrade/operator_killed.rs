@@ -30,10 +30,6 @@ pub(in crate::scenario) async fn run(size: Size, seed: u64) -> Result<Report> {
         let mut report = Report::new("k8s-upgrade-operator-killed", size, seed);
         let steps = upgrade_steps().await?;
         report.figure("steps", steps.clone());
-        let good = [
-            kubernetes.stamped_image(501).await?,
-            kubernetes.stamped_image(502).await?,
-        ];
         let bad = [
             kubernetes.faulty_image(Fault::NeverReady).await?,
             kubernetes.faulty_image(Fault::ExitsAs(Which::State)).await?,
@@ -57,7 +53,9 @@ pub(in crate::scenario) async fn run(size: Size, seed: u64) -> Result<Report> {
                 on_the_way_back(kubernetes, &live, step, &bad).await
             } else {
                 turn += 1;
-                on_the_way(kubernetes, &live, step, &good[turn % 2]).await
+                // Another one each time: the kubelet waits longer and longer before it starts again what it has started in a pod before.
+                let good = kubernetes.stamped_image(500 + turn).await?;
+                on_the_way(kubernetes, &live, step, &good).await
             };
             killed.with_context(|| format!("killed after {step}"))?;
             live.answers(kubernetes, ANSWERED).await?;
