@@ -103,7 +103,7 @@ impl Footprint {
                 if !now.is_about(&last) {
                     (last, since) = (now, at);
                 }
-                Ok(if at - since > PAGES_LOOK * 2 {
+                Ok(if at - since > PAGES_LOOK {
                     Seen::Yes(now)
                 } else {
                     Seen::NotYet(format!("{now:?} after {last:?}"))
