@@ -61,7 +61,8 @@ async fn every_step_but_a_creation_carries_what_it_was_planned_from() {
         replace(None),
         Step::Release {
             pod: pod(),
-            patch: json!({"metadata": {"annotations": {"imaccess.io/replacing": null}}}),
+            // (The answer is what was written, and must be a pod.)
+            patch: json!({"metadata": {"annotations": {"imaccess.io/replaced": "{}"}}}),
         },
         Step::Pause {
             deployment: deployment.clone(),

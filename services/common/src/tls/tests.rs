@@ -90,9 +90,13 @@ impl Echo {
     }
 
     async fn start_within(part: &Part, clients: Clients, deadline: Duration) -> Echo {
+        let tls = ServerTls::grpc(Arc::clone(&part.identity), clients).unwrap();
+        Echo::serve(tls, deadline).await
+    }
+
+    async fn serve(tls: ServerTls, deadline: Duration) -> Echo {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let tls = ServerTls::grpc(Arc::clone(&part.identity), clients).unwrap();
         let mut incoming = tls.incoming_within(listener, deadline);
         let (tell, peers) = mpsc::channel(16);
         let task = tokio::spawn(async move {
@@ -208,13 +212,13 @@ async fn a_server_is_believed_with_the_expected_name_of_the_authority_only() {
 async fn what_is_in_memory_does_as_well_as_files() {
     let authority = Authority::new("authority");
     let gateway = Part::new(&authority.issue(&["gateway.demo"]), &[&authority]);
-    let echo = Echo::start(&gateway, only("operator.demo")).await;
+    let tls = ServerTls::http(Arc::clone(&gateway.identity), only("operator.demo")).unwrap();
+    let echo = Echo::serve(tls, Duration::from_secs(20)).await;
     let files = Files::new(&authority.issue(&["operator.demo"]), &[&authority]);
     let config = config(&files);
     let read = |path: &std::path::Path| std::fs::read(path).unwrap();
     let (own, key) = (read(&config.certificate), read(&config.key));
     let bundle = read(&config.authority);
-    // The protocol's name is agreed on by who offers the same.
     let client = |name: &str| ClientTls::http_from_pem(&bundle, &own, &key, name).unwrap();
     dial(&client("gateway.demo"), &echo).await.unwrap();
     assert_eq!(
