@@ -30,6 +30,8 @@ pub(in crate::scenario) async fn run(size: Size, seed: u64) -> Result<Report> {
         let load = Load {
             visits: 5.0,
             group_push: Some(Duration::from_secs(1)),
+            // While all is quiet no client pings: who did so shortly before isn't taken for gone.
+            ping: Duration::from_secs(10),
             ..Load::new(seed, size.pick(100, 2_000), size.pick(20.0, 100.0))
         };
         let scene = Scene::set(kubernetes, |_| {}).await?;
