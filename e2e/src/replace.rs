@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use imaccess_common::handover::Handover;
 use imaccess_common::process::ProcessSample;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -22,65 +22,24 @@ const CONTROL: Duration = Duration::from_secs(60);
 /// One answer of an admin page.
 const PAGE: Duration = Duration::from_secs(5);
 
-/// What a gateway says of its custody (`GET /handover`).
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Handover {
-    /// Whether it is on.
-    pub custody: bool,
-    /// Whether the custodian holds all that the gateway has.
-    pub complete: bool,
-    /// Links to state that are up, and how many there should be.
-    pub links: u32,
-    /// See `links`.
-    pub shards: u32,
-    /// Connections now.
-    pub connections: u64,
-    /// Descriptors that the custodian has acknowledged.
-    pub held: u64,
-    /// Counts the starts of the gateway.
-    pub incarnation: u32,
-    /// How this process began.
-    pub takeover: Takeover,
+/// What the first gateway says of its custody (`GET /handover`).
+///
+/// # Errors
+/// When its page doesn't answer, or is none.
+pub async fn handover(cluster: &Cluster) -> Result<Handover> {
+    let gateway = cluster.parts("gateway").into_iter().next();
+    let address = gateway.and_then(|part| part.metrics);
+    let url = format!("http://{}/handover", address.context("the gateway has no page")?);
+    let client = reqwest::Client::builder().no_proxy().timeout(PAGE).build()?;
+    let answer = client.get(&url).send().await;
+    let answer = answer.with_context(|| format!("{url} doesn't answer"))?;
+    let text = answer.error_for_status()?.text().await?;
+    serde_json::from_str(&text).with_context(|| format!("{url} answers {text}"))
 }
 
-/// How a gateway process began.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Takeover {
-    /// `none`, `planned` or `crashed`.
-    pub kind: String,
-    /// Connections that it went on with.
-    pub adopted: u64,
-    /// Connections that it closed.
-    pub closed: u64,
-    /// Listeners that it went on with.
-    pub listeners: u64,
-    /// How long it took.
-    pub milliseconds: u64,
-}
-
-impl Handover {
-    /// Of the first gateway.
-    ///
-    /// # Errors
-    /// When its page doesn't answer, or is none.
-    pub async fn of(cluster: &Cluster) -> Result<Self> {
-        let gateway = cluster.parts("gateway").into_iter().next();
-        let address = gateway.and_then(|part| part.metrics);
-        let url = format!("http://{}/handover", address.context("the gateway has no page")?);
-        let client = reqwest::Client::builder().no_proxy().timeout(PAGE).build()?;
-        let answer = client.get(&url).send().await;
-        let answer = answer.with_context(|| format!("{url} doesn't answer"))?;
-        let text = answer.error_for_status()?.text().await?;
-        serde_json::from_str(&text).with_context(|| format!("{url} answers {text}"))
-    }
-
-    /// Whether gateway, state and custody are together.
-    #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.complete && self.links == self.shards && self.shards > 0
-    }
+/// Whether gateway, state and custody are together.
+fn is_whole(seen: &Handover) -> bool {
+    seen.complete && seen.links == seen.shards && seen.shards > 0
 }
 
 /// Waits until gateway, state and custody are together, in a gateway of an incarnation above `above`.
@@ -89,8 +48,8 @@ impl Handover {
 /// When they aren't within the deadline.
 pub async fn whole(cluster: &Cluster, above: u32, deadline: Duration) -> Result<Handover> {
     wait_until("links and custody are whole", deadline, async || {
-        Ok(match Handover::of(cluster).await {
-            Ok(seen) if seen.is_whole() && seen.incarnation > above => Seen::Yes(seen),
+        Ok(match handover(cluster).await {
+            Ok(seen) if is_whole(&seen) && seen.incarnation > above => Seen::Yes(seen),
             Ok(seen) => Seen::NotYet(format!("{seen:?}")),
             Err(error) => Seen::NotYet(format!("{error:#}")),
         })

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::verdict::{self, count};
 use crate::events::{self, Recorded};
 use crate::raw_client::RawClient;
-use crate::replace::{Handover, whole};
+use crate::replace::{handover, whole};
 use crate::report::{Report, Size};
 use crate::tokens::Tokens;
 use crate::witness::{Load, Witness};
@@ -163,7 +163,7 @@ impl Kills {
         part: &'static str,
         rounds_left: u32,
     ) -> Result<()> {
-        let incarnation = Handover::of(cluster).await?.incarnation;
+        let incarnation = handover(cluster).await?.incarnation;
         // So that they have all left after the last round: half at any time, half shortly before the kill.
         let leaving = self.leavers.len().div_ceil(2 * rounds_left as usize);
         let mut shortly = Vec::new();
