@@ -10,8 +10,10 @@ use std::time::Instant;
 use imaccess_common::clock::unix_ms;
 use imaccess_proto::v1::push_server::Push;
 use imaccess_proto::v1::{
-    DeliveryClass, GroupPush, Outcome, PushDevicesRequest, PushDevicesResponse, PushGroupRequest,
-    PushGroupResponse, UnicastPush,
+    BroadcastRequest, BroadcastResponse, ChangeMembersRequest, ChangeMembersResponse, DeliveryClass,
+    DestroyGroupRequest, DestroyGroupResponse, GroupPush, KickRequest, KickResponse, ListMembersRequest,
+    ListMembersResponse, Outcome, PushDevicesRequest, PushDevicesResponse, PushGroupRequest,
+    PushGroupResponse, QueryOnlineRequest, QueryOnlineResponse, UnicastPush,
 };
 use tonic::{Request, Response, Status};
 
@@ -87,6 +89,38 @@ impl<S: RouteStore> Push for PushApi<S> {
             .group_seconds
             .observe(start.elapsed().as_secs_f64());
         Ok(Response::new(response))
+    }
+
+    async fn broadcast(&self, _request: Request<BroadcastRequest>) -> Result<Response<BroadcastResponse>, Status> {
+        Err(Status::unimplemented("broadcast comes next"))
+    }
+
+    async fn query_online(&self, _request: Request<QueryOnlineRequest>) -> Result<Response<QueryOnlineResponse>, Status> {
+        Err(Status::unimplemented("query_online comes next"))
+    }
+
+    async fn kick(&self, _request: Request<KickRequest>) -> Result<Response<KickResponse>, Status> {
+        Err(Status::unimplemented("kick comes next"))
+    }
+
+    async fn create_group(&self, _request: Request<ChangeMembersRequest>) -> Result<Response<ChangeMembersResponse>, Status> {
+        Err(Status::unimplemented("create_group comes next"))
+    }
+
+    async fn join_group(&self, _request: Request<ChangeMembersRequest>) -> Result<Response<ChangeMembersResponse>, Status> {
+        Err(Status::unimplemented("join_group comes next"))
+    }
+
+    async fn leave_group(&self, _request: Request<ChangeMembersRequest>) -> Result<Response<ChangeMembersResponse>, Status> {
+        Err(Status::unimplemented("leave_group comes next"))
+    }
+
+    async fn list_members(&self, _request: Request<ListMembersRequest>) -> Result<Response<ListMembersResponse>, Status> {
+        Err(Status::unimplemented("list_members comes next"))
+    }
+
+    async fn destroy_group(&self, _request: Request<DestroyGroupRequest>) -> Result<Response<DestroyGroupResponse>, Status> {
+        Err(Status::unimplemented("destroy_group comes next"))
     }
 }
 
