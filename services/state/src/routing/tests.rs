@@ -2,6 +2,7 @@
 
 mod access;
 mod fake;
+mod http;
 mod life;
 
 use std::time::Duration;
