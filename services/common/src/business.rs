@@ -57,6 +57,9 @@ pub struct BusinessConfig {
     /// Whose tokens may push for it, where the push API asks for tokens.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pushers: Vec<ServiceAccount>,
+    /// Pushed devices a second per routing replica; group pushes and broadcasts count 1. Left out: as many as there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push_rate: Option<u32>,
 }
 
 /// A Kubernetes service account.
@@ -85,6 +88,7 @@ impl BusinessConfig {
             queue_bytes: default_queue_bytes(),
             slow_consumer: SlowConsumer::default(),
             pushers: Vec::new(),
+            push_rate: None,
         }
     }
 
@@ -115,6 +119,9 @@ impl BusinessConfig {
             |pusher: &ServiceAccount| pusher.namespace.is_empty() || pusher.service_account.is_empty();
         if self.pushers.iter().any(nameless) {
             return fault("each of its pushers needs a namespace and a service_account");
+        }
+        if self.push_rate == Some(0) {
+            return fault("push_rate must be at least 1; leave it out for no limit");
         }
         Ok(())
     }
@@ -246,7 +253,7 @@ mod tests {
         };
         assert_eq!(with(|_| ()), Ok(()));
         type Case = (fn(&mut BusinessConfig), &'static str);
-        let faults: [Case; 9] = [
+        let faults: [Case; 10] = [
             (|b| b.id = 0, "must not be 0"),
             (|b| b.id = 1, "have the id 1"),
             (|b| b.name = "echo".to_owned(), "have the name \"echo\""),
@@ -255,6 +262,7 @@ mod tests {
             (|b| b.endpoint = "http://host".to_owned(), "http://host:port"),
             (|b| b.timeout = Duration::ZERO, "timeout"),
             (|b| b.concurrency = 0, "concurrency"),
+            (|b| b.push_rate = Some(0), "push_rate"),
             (
                 |b| {
                     let pusher = "{namespace: shop, service_account: ''}";
