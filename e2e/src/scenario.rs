@@ -14,6 +14,7 @@ mod hostile_clients;
 mod killed;
 mod kubernetes;
 mod metrics_pages;
+mod openapi;
 mod planned;
 mod push_kinds;
 mod quickstart;
@@ -52,6 +53,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "push-kinds",
         shows: "pushes to one, to 10,000 from a file, to a group, to all by a filter: each device's answer, and each device, is right",
+    },
+    Scenario {
+        name: "openapi",
+        shows: "the push API's document passes a validator, and the API a property-based fuzzer that reads it",
     },
     Scenario {
         name: "bad-businesses",
@@ -248,6 +253,7 @@ async fn run_with(name: &str, size: Size, seed: u64, custody: Custody) -> Result
         "metrics-pages" => metrics_pages::run(size, seed).await,
         "hanging-business" => hanging_business::run(size, seed, custody).await,
         "push-kinds" => push_kinds::run(size, seed).await,
+        "openapi" => openapi::run(size, seed).await,
         "bad-businesses" => bad_businesses::run(size, seed).await,
         "dead-routing-and-state" => dead_parts::run(size, seed, custody).await,
         "hostile-clients" => hostile_clients::run(size, seed, custody).await,
