@@ -243,6 +243,7 @@ impl Machine {
             accepted: true,
             ticket: bytes::Bytes::copy_from_slice(sealed),
             ping_interval_s: self.ping_interval_s(),
+            ..LoginResult::default()
         });
         let result = if resumed { "resumed" } else { "new" };
         self.shared.metrics.logins.with_label_values(&[result]).inc();

@@ -171,6 +171,7 @@ impl Machine {
             Outcome::Refused => "refused",
             Outcome::Retry => "retry",
             Outcome::Unknown => "unknown",
+            Outcome::Done => "done",
         };
         self.shared.metrics.pushes.with_label_values(&[name]).inc();
         self.routes.receipts.push(PushReceipt {

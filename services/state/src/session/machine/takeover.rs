@@ -221,6 +221,7 @@ impl Machine {
             handle: row.handle,
             ticket,
             ping_interval_s: self.ping_interval_s(),
+            ..SessionRow::default()
         });
     }
 

@@ -70,6 +70,7 @@ async fn answer(stream: &ServeStream, id: u64) {
     let message = imaccess_proto::v1::FromBusiness {
         replies: vec![reply],
         event_ack: 0,
+        ..imaccess_proto::v1::FromBusiness::default()
     };
     stream.to_access.send(Ok(message)).await.unwrap();
 }
