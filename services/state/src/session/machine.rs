@@ -7,6 +7,7 @@
 //! taken and handed on before the link, so that another worker hears of a login before its client can act on it.
 
 mod business;
+mod circuit;
 mod ended;
 mod ending;
 mod held;
@@ -15,8 +16,10 @@ mod link;
 mod login;
 mod push;
 mod quiesce;
+mod rate;
 mod reload;
 mod route;
+mod streams;
 mod takeover;
 #[cfg(test)]
 mod tests;
@@ -48,6 +51,7 @@ pub use self::ending::Owed;
 use self::held::Held;
 pub use self::link::Gone;
 pub use self::route::RouteChunk;
+pub use self::streams::{count_streams, first_for_requests};
 use self::takeover::Syncing;
 pub use self::transfer::{Answered, Moved, Transfer};
 
@@ -178,6 +182,8 @@ pub struct Machine {
     pushes: Vec<PendingPush>,
     free_pushes: Vec<u32>,
     rng: fastrand::Rng,
+    /// The time that was told last with frames or a tick, in microseconds: for what needn't know it better.
+    clock: u64,
     /// Scratch for ids that are due.
     due: Vec<u64>,
 }
@@ -226,6 +232,7 @@ impl Machine {
             pushes: Vec::new(),
             free_pushes: Vec::new(),
             rng: fastrand::Rng::with_seed(u64::from(settings.worker)),
+            clock: 0,
             due: Vec::new(),
             settings,
             shared,
@@ -234,6 +241,7 @@ impl Machine {
 
     /// Time has passed: ends what is due.
     pub fn tick(&mut self, now: Now) {
+        self.clock = now.micros;
         let mut due = std::mem::take(&mut self.due);
         self.in_flight.sweep(now.micros, &mut due);
         for id in due.drain(..) {
