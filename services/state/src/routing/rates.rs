@@ -41,7 +41,8 @@ impl Rates {
     pub(crate) fn set_businesses(&mut self, businesses: &[BusinessConfig], now: Instant) {
         let limited = businesses
             .iter()
-            .filter_map(|business| Some((business.id, business.push_rate?)));
+            .filter(|business| business.push_rate > 0)
+            .map(|business| (business.id, business.push_rate));
         let buckets = limited.map(|(id, rate)| {
             let full_at = self
                 .buckets
@@ -99,15 +100,15 @@ mod tests {
 
     use super::*;
 
-    fn limited(rates: &[(u32, Option<u32>)]) -> Vec<BusinessConfig> {
-        let business = |&(id, push_rate): &(u32, Option<u32>)| BusinessConfig {
+    fn limited(rates: &[(u32, u32)]) -> Vec<BusinessConfig> {
+        let business = |&(id, push_rate): &(u32, u32)| BusinessConfig {
             push_rate,
             ..BusinessConfig::new(id, &format!("b{id}"), "http://b:1")
         };
         rates.iter().map(business).collect()
     }
 
-    fn rates(given: &[(u32, Option<u32>)], now: Instant) -> Rates {
+    fn rates(given: &[(u32, u32)], now: Instant) -> Rates {
         let mut rates = Rates::default();
         rates.set_businesses(&limited(given), now);
         rates
@@ -116,7 +117,7 @@ mod tests {
     #[test]
     fn a_full_call_passes_and_the_next_waits_for_its_share() {
         let now = Instant::now();
-        let mut rates = rates(&[(1, Some(100)), (2, None)], now);
+        let mut rates = rates(&[(1, 100), (2, 0)], now);
         assert_eq!(rates.take(1, 10_000, now), Ok(()));
         let exceeded = |seconds| {
             Err(Exceeded {
@@ -144,7 +145,7 @@ mod tests {
     #[test]
     fn a_high_rate_holds_one_second() {
         let now = Instant::now();
-        let mut rates = rates(&[(1, Some(50_000))], now);
+        let mut rates = rates(&[(1, 50_000)], now);
         for _ in 0..5 {
             assert_eq!(rates.take(1, 10_000, now), Ok(()));
         }
@@ -155,7 +156,7 @@ mod tests {
     #[test]
     fn what_came_to_nothing_costs_nothing() {
         let now = Instant::now();
-        let mut rates = rates(&[(1, Some(1))], now);
+        let mut rates = rates(&[(1, 1)], now);
         assert_eq!(rates.take(1, 10_000, now), Ok(()));
         rates.give_back(1, 10_000);
         assert_eq!(rates.take(1, 10_000, now), Ok(()));
@@ -170,16 +171,16 @@ mod tests {
     #[test]
     fn another_list_forgets_nothing() {
         let now = Instant::now();
-        let mut rates = rates(&[(1, Some(100)), (2, Some(100))], now);
+        let mut rates = rates(&[(1, 100), (2, 100)], now);
         assert_eq!(rates.take(1, 10_000, now), Ok(()));
-        rates.set_businesses(&limited(&[(1, Some(1_000)), (2, Some(100))]), now);
+        rates.set_businesses(&limited(&[(1, 1_000), (2, 100)]), now);
         let refused = rates.take(1, 10_000, now).unwrap_err();
         assert_eq!(
             (refused.rate, refused.retry_after),
             (1_000, Duration::from_secs(10))
         );
         assert_eq!(rates.take(2, 10_000, now), Ok(()));
-        rates.set_businesses(&limited(&[(1, None)]), now);
+        rates.set_businesses(&limited(&[(1, 0)]), now);
         assert_eq!(rates.take(1, 10_000, now), Ok(()));
         assert_eq!(rates.take(2, 10_000, now), Ok(()));
     }
@@ -192,7 +193,7 @@ mod tests {
             calls in prop::collection::vec((1_u32..=10_000, 0_u64..2_000), 1..100),
         ) {
             let start = Instant::now();
-            let mut rates = rates(&[(1, Some(rate))], start);
+            let mut rates = rates(&[(1, rate)], start);
             let (mut now, mut through) = (start, 0_u64);
             for (devices, pause_ms) in calls {
                 now += Duration::from_millis(pause_ms);

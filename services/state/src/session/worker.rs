@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Now;
 use super::link::{self, LinkEvent};
-use super::machine::{Gone, Machine, RouteChunk, Settings, Shared, Transfer};
+use super::machine::{Gone, Machine, RouteChunk, Settings, Shared, Transfer, count_streams};
 use super::mailbox::Mailbox;
 use super::metrics::Metrics;
 use super::out::RouteOut;
@@ -247,6 +247,7 @@ impl Worker {
         let context = StreamContext {
             cluster: config.cluster,
             dialler: String::new(),
+            place: 0,
             room: Arc::clone(&room),
             events: stream_tx,
             metrics: config.shared.metrics.clone(),
@@ -353,6 +354,7 @@ impl Worker {
                 if self.context.dialler.is_empty() {
                     self.dialled = now.micros;
                     self.context.dialler = format!("{}/{}", hello.instance, self.number);
+                    self.context.place = business::first_place(&hello.instance, self.number);
                     let places: Vec<usize> = self.machine.places().collect();
                     places.into_iter().for_each(|place| self.dial(place));
                 }
@@ -370,17 +372,13 @@ impl Worker {
 
     fn dial(&self, business: usize) {
         let config = self.machine.business_at(business);
-        for stream in 0..config.connections as usize {
-            let id = StreamId { business, stream };
-            let stop = self.stops[business].clone();
-            tokio::spawn(business::keep(config.clone(), id, self.context.clone(), stop));
-        }
+        business::start(config, business, &self.context, &self.stops[business]);
     }
 
     /// Makes room for the streams of businesses that have come.
     fn add_streams(&mut self) {
         for business in self.streams.len()..self.machine.count_places() {
-            let count = self.machine.business_at(business).connections;
+            let count = count_streams(self.machine.business_at(business));
             self.streams.push((0..count).map(|_| None).collect());
             self.stops.push(CancellationToken::new());
         }
@@ -446,6 +444,10 @@ impl Worker {
             StreamEvent::Batch(batch) => {
                 let now = self.now();
                 self.machine.business(business, stream, &batch, now);
+            }
+            StreamEvent::Failed(replies) => {
+                let now = self.now();
+                self.machine.calls_failed(business, stream, &replies, now);
             }
             StreamEvent::Down => {
                 self.streams[business][stream] = None;

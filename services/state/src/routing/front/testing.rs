@@ -238,7 +238,7 @@ pub(crate) fn fronted(config: &RoutingConfig) -> (Arc<Front<Fake>>, Fake, Arc<Ga
 /// A business that may push to so many devices a second.
 pub(crate) fn limited(id: u32, push_rate: u32) -> BusinessConfig {
     BusinessConfig {
-        push_rate: Some(push_rate),
+        push_rate,
         ..BusinessConfig::new(id, &format!("b{id}"), "http://b:1")
     }
 }

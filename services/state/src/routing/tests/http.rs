@@ -61,7 +61,7 @@ async fn a_push_by_http_reaches_the_device_and_its_receipt_comes_back() {
 #[tokio::test]
 async fn a_limit_holds_from_the_first_call_on() {
     let limited = BusinessConfig {
-        push_rate: Some(1),
+        push_rate: 1,
         ..BusinessConfig::new(7, "shop", "http://shop:1")
     };
     let config = RoutingConfig {

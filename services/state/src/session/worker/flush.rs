@@ -10,10 +10,9 @@ impl Worker {
         if !self.unready || self.machine.awaits_imports() {
             return;
         }
-        let all_up = self.streams.iter().flatten().all(Option::is_some);
         // Counted from the dialling: one that is away for longer holds up no gateway.
         let waited = u128::from(self.now().micros.saturating_sub(self.dialled));
-        if all_up || waited >= READY_PATIENCE.as_micros() {
+        if self.machine.all_can_be_asked() || waited >= READY_PATIENCE.as_micros() {
             self.unready = false;
             self.machine.link.ready();
         }
