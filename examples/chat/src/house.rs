@@ -53,6 +53,22 @@ enum Consequence {
     Gone(Device),
 }
 
+impl State {
+    /// What is to be done about a change: nothing, if the device is in no room.
+    fn consequence(&mut self, change: Change) -> Option<Consequence> {
+        let (Change::Online(device) | Change::Offline(device)) = &change;
+        self.rooms.room_of(device)?;
+        Some(match change {
+            Change::Online(device) => Consequence::Bring(device),
+            Change::Offline(device) => {
+                let presence = &self.presence;
+                self.rooms.went_away(&device, |other| presence.is_online(other));
+                Consequence::Gone(device)
+            }
+        })
+    }
+}
+
 impl House {
     /// An empty one, and the task that does what events lead to; it ends with the last clone.
     pub(crate) fn open(push: Push) -> Self {
@@ -84,20 +100,7 @@ impl House {
 
     async fn follow(&self, changes: impl IntoIterator<Item = Change>) {
         for change in changes {
-            let consequence = {
-                let mut state = lock(&self.state);
-                let State { presence, rooms } = &mut *state;
-                match change {
-                    Change::Online(device) => rooms
-                        .room_of(&device)
-                        .is_some()
-                        .then(|| Consequence::Bring(device)),
-                    Change::Offline(device) => rooms.room_of(&device).is_some().then(|| {
-                        rooms.went_away(&device, |other| presence.is_online(other));
-                        Consequence::Gone(device)
-                    }),
-                }
-            };
+            let consequence = lock(&self.state).consequence(change);
             if let Some(consequence) = consequence {
                 // The task goes on for as long as there is a house.
                 let _ = self.consequences.send(consequence).await;

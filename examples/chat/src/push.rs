@@ -56,7 +56,12 @@ impl Push {
     /// See [`Fault`].
     pub async fn join(&self, device: &Device, room: &str) -> Result<Joined, Fault> {
         let request = self.request(self.members(device, room))?;
-        let answer = self.client.clone().join_group(request).await.map_err(fault)?;
+        let answer = self
+            .client
+            .clone()
+            .join_group(request)
+            .await
+            .map_err(|status| fault(&status))?;
         match outcome(&answer.get_ref().outcomes) {
             Outcome::Done => Ok(Joined::Done),
             Outcome::Offline => Ok(Joined::Offline),
@@ -71,7 +76,12 @@ impl Push {
     /// See [`Fault`].
     pub async fn leave(&self, device: &Device, room: &str) -> Result<(), Fault> {
         let request = self.request(self.members(device, room))?;
-        let answer = self.client.clone().leave_group(request).await.map_err(fault)?;
+        let answer = self
+            .client
+            .clone()
+            .leave_group(request)
+            .await
+            .map_err(|status| fault(&status))?;
         match outcome(&answer.get_ref().outcomes) {
             Outcome::Done | Outcome::Offline => Ok(()),
             _ => Err(Fault::Retry),
@@ -91,7 +101,12 @@ impl Push {
             idempotency_key: key,
             ..PushGroupRequest::default()
         })?;
-        let answer = self.client.clone().push_group(request).await.map_err(fault)?;
+        let answer = self
+            .client
+            .clone()
+            .push_group(request)
+            .await
+            .map_err(|status| fault(&status))?;
         Ok(answer.get_ref().unsynced)
     }
 
@@ -133,7 +148,7 @@ fn outcome(outcomes: &[i32]) -> Outcome {
     Outcome::try_from(first).unwrap_or(Outcome::Unspecified)
 }
 
-fn fault(status: Status) -> Fault {
+fn fault(status: &Status) -> Fault {
     match status.code() {
         Code::Unavailable
         | Code::DeadlineExceeded
