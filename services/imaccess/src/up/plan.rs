@@ -12,6 +12,7 @@ use imaccess_state::sidecar::{SidecarConfig, TokenKeyConfig};
 use serde::Serialize;
 
 use super::keys::Keys;
+use crate::chat::ChatConfig;
 use crate::echo::EchoConfig;
 use crate::part::Config;
 
@@ -21,6 +22,10 @@ const CLUSTER: &str = "local";
 pub(super) const ECHO_ID: u32 = 1;
 /// Its name.
 pub(super) const ECHO: &str = "echo";
+/// The chat business.
+pub(super) const CHAT_ID: u32 = 2;
+/// Its name.
+pub(super) const CHAT: &str = "chat";
 /// Clients are told and flushed within this when the cluster ends.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -30,6 +35,7 @@ pub(super) struct Addresses {
     pub(super) ipconfig: SocketAddr,
     pub(super) ipconfig_admin: SocketAddr,
     pub(super) echo: SocketAddr,
+    pub(super) chat: SocketAddr,
     /// One per routing replica.
     pub(super) push: Vec<SocketAddr>,
     pub(super) push_admin: Vec<SocketAddr>,
@@ -45,8 +51,10 @@ pub(super) struct Addresses {
 pub(super) struct Wishes {
     /// Per gateway.
     pub(super) shards: usize,
-    /// Beside echo.
+    /// Those of the file, as it is now.
     pub(super) businesses: Vec<BusinessConfig>,
+    /// The file, which the parts read again when it changes.
+    pub(super) businesses_file: PathBuf,
     /// Whether each sidecar holds its gateway's sockets too.
     pub(super) custody: bool,
     pub(super) directory: PathBuf,
@@ -88,25 +96,13 @@ pub(super) struct Plan {
 pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String> {
     let Wishes {
         shards,
-        businesses: others,
+        businesses: listed,
+        businesses_file,
         custody,
         directory,
         keys,
     } = wishes;
-    let mut echo = BusinessConfig::new(ECHO_ID, ECHO, &format!("http://{}", addresses.echo));
-    echo.events = true;
-    echo.client_groups = true;
-    let mut businesses = vec![echo];
-    businesses.extend(others);
-    validate_all(&businesses)?;
-    let names: Vec<BusinessName> = businesses
-        .iter()
-        .map(|business| BusinessName {
-            id: business.id,
-            name: business.name.clone(),
-        })
-        .collect();
-
+    let (fixed, all) = businesses(addresses, listed)?;
     let mut parts = Vec::new();
     let mut part = |name: &str, config| {
         parts.push(Planned {
@@ -121,6 +117,20 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
             ..EchoConfig::default()
         })),
     );
+    if fixed.iter().any(|business| business.name == CHAT) {
+        let chat = ChatConfig {
+            listen: addresses.chat,
+            business: CHAT_ID,
+            // Any replica of the push API would do: each is complete.
+            push: addresses
+                .push
+                .first()
+                .map(|push| format!("http://{push}"))
+                .unwrap_or_default(),
+            ..ChatConfig::default()
+        };
+        part(CHAT, Config::Chat(Box::new(chat)));
+    }
     let (mut members, mut targets) = (Vec::new(), Vec::new());
     for (index, tcp) in addresses.gateways.iter().enumerate() {
         let name = format!("gateway-{index}");
@@ -164,7 +174,8 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
                 pem: String::new(),
                 file: Some(keys.token_public.clone()),
             }],
-            businesses: businesses.clone(),
+            businesses: fixed.clone(),
+            businesses_file: Some(businesses_file.clone()),
             // A cluster that ends as a whole has no elsewhere.
             end_grace: Some(Duration::ZERO),
             ..SidecarConfig::default()
@@ -177,6 +188,8 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
             cluster: CLUSTER.to_owned(),
             push_listen: *push,
             admin_listen: addresses.push_admin[index],
+            businesses: fixed.clone(),
+            businesses_file: Some(businesses_file.clone()),
             members: MembersConfig {
                 file: Some(directory.join("members.json")),
                 ..MembersConfig::default()
@@ -190,7 +203,8 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
         listen: addresses.ipconfig,
         admin: addresses.ipconfig_admin,
         targets_file: Some(directory.join("targets.json")),
-        businesses: names.clone(),
+        businesses: names(&fixed),
+        businesses_file: Some(businesses_file),
         development_signing_key: Some(keys.token_signing),
         ..IpconfigConfig::default()
     };
@@ -200,12 +214,44 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
         members: MemberFile { gateways: members },
         targets: TargetFile { gateways: targets },
         addresses: addresses.clone(),
-        businesses: names,
+        businesses: names(&all),
     })
+}
+
+/// The example businesses, and with them those of the file. Chat stands aside for one that has its id or name, so that a file
+/// from elsewhere can be used as it is.
+fn businesses(
+    addresses: &Addresses,
+    listed: Vec<BusinessConfig>,
+) -> Result<(Vec<BusinessConfig>, Vec<BusinessConfig>), String> {
+    let mut echo = BusinessConfig::new(ECHO_ID, ECHO, &format!("http://{}", addresses.echo));
+    echo.events = true;
+    echo.client_groups = true;
+    let mut fixed = vec![echo];
+    let taken = |business: &BusinessConfig| business.id == CHAT_ID || business.name == CHAT;
+    if !listed.iter().any(taken) {
+        let mut chat = BusinessConfig::new(CHAT_ID, CHAT, &format!("http://{}", addresses.chat));
+        chat.events = true;
+        fixed.push(chat);
+    }
+    let mut all = fixed.clone();
+    all.extend(listed);
+    validate_all(&all)?;
+    Ok((fixed, all))
+}
+
+fn names(businesses: &[BusinessConfig]) -> Vec<BusinessName> {
+    let name = |business: &BusinessConfig| BusinessName {
+        id: business.id,
+        name: business.name.clone(),
+    };
+    businesses.iter().map(name).collect()
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::part::Kind;
 
@@ -216,6 +262,7 @@ pub(super) mod tests {
             ipconfig: at(8_000),
             ipconfig_admin: at(8_001),
             echo: at(9_000),
+            chat: at(9_100),
             push: vec![at(8_100)],
             push_admin: vec![at(8_200)],
             gateways: row(7_000),
@@ -234,6 +281,7 @@ pub(super) mod tests {
             Wishes {
                 shards: 1,
                 businesses,
+                businesses_file: file("businesses.yaml"),
                 custody: true,
                 directory: "d".into(),
                 keys,
@@ -247,6 +295,7 @@ pub(super) mod tests {
         let names: Vec<&str> = plan.parts.iter().map(|part| part.name.as_str()).collect();
         let expected = [
             "echo",
+            "chat",
             "gateway-0",
             "state-0",
             "gateway-1",
@@ -291,17 +340,57 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_business_of_the_same_name_is_refused() {
-        let other = BusinessConfig::new(2, "chat", "http://127.0.0.1:1");
-        assert_eq!(example(1, vec![other.clone()]).unwrap().businesses.len(), 2);
-        let twice = example(
-            1,
-            vec![BusinessConfig {
-                name: ECHO.to_owned(),
-                ..other
-            }],
-        )
-        .unwrap_err();
+    fn businesses_of_the_file_are_beside_the_examples() {
+        let plan = example(1, vec![BusinessConfig::new(3, "greeter", "http://127.0.0.1:1")]).unwrap();
+        let named = |plan: &Plan| {
+            plan.businesses
+                .iter()
+                .map(|it| it.name.clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(named(&plan), ["echo", "chat", "greeter"]);
+        for part in &plan.parts {
+            let file = match &part.config {
+                Config::Sidecar(sidecar) => {
+                    assert_eq!(
+                        sidecar.businesses.len(),
+                        2,
+                        "those of the file are read from there"
+                    );
+                    &sidecar.businesses_file
+                }
+                Config::Routing(routing) => &routing.businesses_file,
+                Config::Ipconfig(ipconfig) => &ipconfig.businesses_file,
+                _ => continue,
+            };
+            assert_eq!(
+                file.as_deref(),
+                Some(Path::new("d/businesses.yaml")),
+                "{}",
+                part.name
+            );
+        }
+        let twice = example(1, vec![BusinessConfig::new(3, ECHO, "http://127.0.0.1:1")]).unwrap_err();
         assert!(twice.contains("echo"), "{twice}");
+    }
+
+    #[test]
+    fn chat_stands_aside_for_a_business_with_its_id_or_name() {
+        for (id, name) in [(CHAT_ID, "other"), (3, CHAT)] {
+            let plan = example(1, vec![BusinessConfig::new(id, name, "http://127.0.0.1:1")]).unwrap();
+            assert!(plan.parts.iter().all(|part| part.config.kind() != Kind::Chat));
+            let named: Vec<&str> = plan.businesses.iter().map(|it| it.name.as_str()).collect();
+            assert_eq!(named, [ECHO, name]);
+        }
+        let plan = example(1, Vec::new()).unwrap();
+        let chat = plan.parts.iter().find_map(|part| match &part.config {
+            Config::Chat(chat) => Some(chat),
+            _ => None,
+        });
+        let chat = chat.unwrap();
+        assert_eq!(
+            (chat.business, chat.push.as_str()),
+            (CHAT_ID, "http://127.0.0.1:8100")
+        );
     }
 }
