@@ -149,3 +149,6 @@ fn take(split: &Split<'_>, connection: usize, now_ns: u64, tally: &mut Tally) ->
         Delivery::Misdirected => Some("wrong_device".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests;
