@@ -46,7 +46,7 @@ impl Worker {
         };
         let (mut late, mut failures) = (Latency::new(), Failures::new());
         let end_ns = (job.seconds * 1e9) as u64;
-        loop {
+        'pushing: loop {
             let now = monotonic_ns();
             // The beginning may be a moment away: nothing is due before it.
             let until = if let Some(elapsed) = now.checked_sub(job.start_ns) {
@@ -54,8 +54,8 @@ impl Worker {
                     while let Some((message, due)) = schedule.due(elapsed) {
                         late.record(elapsed - due);
                         if !calls.call(message, job.start_ns + due) {
-                            // It failed and says why when it is asked for its answers.
-                            schedule = Schedule::new(0.0, 0.0);
+                            // It failed, and says why when it is asked for its answers.
+                            break 'pushing;
                         }
                     }
                 }

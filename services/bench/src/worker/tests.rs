@@ -124,7 +124,11 @@ fn joins_are_answered_one_by_one() {
     let server = std::thread::spawn(move || {
         let clients: Vec<_> = (0..3).map(|_| listener.accept().unwrap().0).collect();
         // The first is left out of the job; the others join, the last without success.
-        for (mut client, code) in clients.into_iter().skip(1).zip([0, imaccess_wire::Code::Busy as u16]) {
+        for (mut client, code) in clients
+            .into_iter()
+            .skip(1)
+            .zip([0, imaccess_wire::Code::Busy as u16])
+        {
             let mut bytes = [0; 4_096];
             let len = client.read(&mut bytes).unwrap();
             let split = imaccess_wire::header::split(&bytes[..len], imaccess_wire::Limits::default());

@@ -203,7 +203,8 @@ impl Caller {
                         ..PushGroupRequest::default()
                     };
                     let answer = client.push_group(request).await?.into_inner();
-                    Ok(taken(answer.instances, answer.unsynced, 1))
+                    let taken = taken(answer.instances, answer.unsynced);
+                    Ok((taken.to_owned(), u64::from(taken == SENT)))
                 }
                 To::Everybody => {
                     let request = BroadcastRequest {
@@ -213,7 +214,10 @@ impl Caller {
                         ..BroadcastRequest::default()
                     };
                     let answer = client.broadcast(request).await?.into_inner();
-                    Ok(taken(answer.instances, answer.unsynced, answer.devices))
+                    Ok((
+                        taken(answer.instances, answer.unsynced).to_owned(),
+                        answer.devices,
+                    ))
                 }
             }
         }
@@ -245,12 +249,12 @@ fn outcome(number: i32) -> (String, u64) {
     (name.to_ascii_lowercase(), u64::from(promised))
 }
 
-/// What became of a push to many. Who isn't in sync may have got it or not, and was promised nothing.
-fn taken(instances: u32, unsynced: u32, promised: u64) -> (String, u64) {
+/// What became of a push to many. Who isn't in sync may have got it or not.
+fn taken(instances: u32, unsynced: u32) -> &'static str {
     match (instances, unsynced) {
-        (0, _) => ("nobody_has_members".to_owned(), 0),
-        (_, 0) => (SENT.to_owned(), promised),
-        _ => ("not_in_sync".to_owned(), 0),
+        (0, _) => "nobody_there",
+        (_, 0) => SENT,
+        _ => "not_in_sync",
     }
 }
 
@@ -282,8 +286,9 @@ mod tests {
         assert_eq!(outcome(Outcome::Retry.into()), ("retry".to_owned(), 0));
         assert_eq!(outcome(Outcome::Refused.into()), ("refused".to_owned(), 0));
         assert_eq!(outcome(77).1, 0);
-        assert_eq!(taken(1, 0, 15_000), (SENT.to_owned(), 15_000));
-        assert_eq!(taken(1, 1, 15_000).1, 0);
-        assert_eq!(taken(0, 0, 1).1, 0);
+        assert_eq!(
+            [taken(1, 0), taken(4, 1), taken(0, 0)],
+            [SENT, "not_in_sync", "nobody_there"]
+        );
     }
 }

@@ -184,7 +184,10 @@ fn unicasts_that_were_promised_and_never_came_are_lost() {
     };
     let done = push(&mut worker, &url, to, Receivers::One);
     let published = done.published.unwrap();
-    assert_eq!((published.answers["written"], published.answers["retry"]), (18, 2));
+    assert_eq!(
+        (published.answers["written"], published.answers["retry"]),
+        (18, 2)
+    );
     assert_eq!((published.promised, published.fault), (18, None));
     // Of twenty: two were written to nobody, two to another device, and two were answered retry, which is no loss.
     assert_eq!(published.lost, 4);
