@@ -68,7 +68,29 @@ async fn beside(what: &str, size: Size, seed: u64) -> Result<Report> {
         number("overload_unicasts_received_share")?,
         FLOW,
     );
+    flood(what, &mut report).await?;
     Ok(report)
+}
+
+/// Messages so long that no two share a write: at twice the bare rate most can't arrive. Nothing of that may go uncounted.
+async fn flood(what: &str, report: &mut Report) -> Result<()> {
+    let mut arguments = vec!["beside", "--what", what, "--members", "300", "--singles", "50"];
+    arguments.extend([
+        "--unicasts",
+        "200",
+        "--bytes",
+        "16000",
+        "--rounds",
+        "1",
+        "--seconds",
+        "3",
+    ]);
+    let figures = Figures::measure(&arguments, DEADLINE).await?;
+    figures.note("flood_", report);
+    report.exactly("flood_failures", figures.number("failures")?, 0.0);
+    let name = format!("{what}_overload_unexplained");
+    report.exactly(&format!("flood_{name}"), figures.number(&name)?, 0.0);
+    Ok(())
 }
 
 /// `bench groups`: bytes of memory per membership.

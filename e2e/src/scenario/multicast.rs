@@ -1,6 +1,8 @@
 //! How many messages a push to many is: one from routing to each gateway's sidecar, one from there to each shard, and one
 //! to each member, by the parts' own counters and by what the clients receive.
 
+mod counts;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use imaccess_proto::v1::{BroadcastRequest, PushGroupRequest};
 use imaccess_wire::Frame;
 use tonic::transport::Channel;
 
+use self::counts::{Counts, Reached, is, metrics, part};
 use crate::cluster::PartView;
 use crate::raw_client::RawClient;
 use crate::report::{Report, Size};
@@ -24,10 +27,6 @@ const GROUP: &[u8] = b"everyone";
 const COUNTED: Duration = Duration::from_secs(30);
 /// Connections to one gateway until each of its shards has one: the kernel spreads them at random.
 const MOST: usize = 64;
-
-const SENT: &str = "imaccess_routing_fanout_messages_total";
-const HEARD: &str = "imaccess_state_fanout_received_total";
-const DELIVERED: &str = "imaccess_gateway_sent_frames_total";
 
 /// A kind of push to many.
 #[derive(Clone, Copy)]
@@ -59,6 +58,7 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
     })
     .await?;
     let business = cluster.business("echo")?;
+    let untouched = Counts::read(&cluster, KINDS[0]).await?;
     let mut clients = connect(&cluster).await?;
     for client in clients.values_mut().flatten() {
         let id = client.next_message_id();
@@ -68,7 +68,9 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
         .await
         .context("connect to the push API")?;
     let reached = Reached::new(&cluster, &clients)?;
-    reached.by_group(&mut push, business, &mut clients).await?;
+    known_everywhere(&mut push, business).await?;
+    let got = up_to_mark(&cluster, &mut push, business, &mut clients).await?;
+    at_rest(&cluster, &untouched, &got).await?;
 
     let mut report = Report::new("multicast-messages", size, seed);
     let devices = clients.values().map(Vec::len).sum::<usize>();
@@ -83,6 +85,7 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
         let counted = reached.counted(&cluster, kind, &before, pushes).await?;
         counted.judge(kind, &reached, pushes, &mut report);
     }
+    nothing_more(&mut clients, business).await?;
     drop(clients);
     cluster.stop(&[]).await?;
     Ok(report)
@@ -135,6 +138,90 @@ async fn all_shards(sidecar: &PartView, sessions: usize) -> Result<bool> {
     .await
 }
 
+/// Waits until routing knows of members on every gateway: what is pushed before that may reach some of them.
+async fn known_everywhere(push: &mut PushClient<Channel>, business: u32) -> Result<()> {
+    wait_until("the group is known on every gateway", COUNTED, async || {
+        let answer = match push.push_group(to_group(business, b"first")).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => return Ok(Seen::NotYet(status.to_string())),
+        };
+        let all = usize::try_from(answer.instances)? == GATEWAYS && answer.unsynced == 0;
+        Ok(if all {
+            Seen::Yes(())
+        } else {
+            Seen::NotYet(format!("{answer:?}"))
+        })
+    })
+    .await
+}
+
+/// Some members got one push so far, some more: a mark that all get tells where the measured ones begin. How many frames the
+/// clients of each gateway have had since they connected, in the order of the cluster's.
+async fn up_to_mark(
+    cluster: &Cluster,
+    push: &mut PushClient<Channel>,
+    business: u32,
+    clients: &mut Clients,
+) -> Result<Vec<usize>> {
+    push.push_group(to_group(business, b"mark")).await?;
+    let mut got = Vec::new();
+    for gateway in &cluster.view.gateways {
+        let mut frames = 0;
+        for client in clients.get_mut(&gateway.name).into_iter().flatten() {
+            // Its login and its joining were answered.
+            frames += 2;
+            loop {
+                let frame = client.answer().await?;
+                frames += 1;
+                match frame.decoded()? {
+                    Frame::GroupPush(push) if push.payload == b"mark" => break,
+                    Frame::GroupPush(_) => {}
+                    other => bail!("a member got {other:?} instead of a group push"),
+                }
+            }
+        }
+        got.push(frames);
+    }
+    Ok(got)
+}
+
+/// Waits until the gateways have counted all that the clients got: what is counted from here on is what is pushed from here on.
+async fn at_rest(cluster: &Cluster, untouched: &Counts, got: &[usize]) -> Result<()> {
+    wait_until("the gateways have counted what was before", COUNTED, async || {
+        let counted = Counts::read(cluster, KINDS[0]).await?.since(untouched).delivered;
+        let all = counted.iter().zip(got).all(|(counted, got)| is(*counted, *got));
+        Ok(if all {
+            Seen::Yes(())
+        } else {
+            Seen::NotYet(format!("{counted:?} of {got:?}"))
+        })
+    })
+    .await
+}
+
+/// The next that anybody gets is the answer to a question: no push came twice.
+async fn nothing_more(clients: &mut Clients, business: u32) -> Result<()> {
+    for client in clients.values_mut().flatten() {
+        let id = client.next_message_id();
+        client.request(business, id, b"anything else?").await?;
+        let frame = client.answer().await?;
+        match frame.decoded()? {
+            Frame::Reply(reply) if reply.message_id == id => {}
+            other => bail!("a client got {other:?} instead of a reply"),
+        }
+    }
+    Ok(())
+}
+
+fn to_group(business: u32, payload: &[u8]) -> PushGroupRequest {
+    PushGroupRequest {
+        business,
+        group: GROUP.into(),
+        payload: payload.to_vec().into(),
+        ..PushGroupRequest::default()
+    }
+}
+
 /// Everybody reads what was pushed: each once, in order.
 async fn receive(clients: &mut Clients, pushes: u64, kind: Kind) -> Result<()> {
     for (gateway, client) in clients
@@ -173,20 +260,16 @@ impl Kind {
         number: u64,
         devices: usize,
     ) -> Result<()> {
-        let payload = payload_of(number).into();
+        let payload = payload_of(number);
         let (instances, unsynced) = if self.name == "group" {
-            let request = PushGroupRequest {
-                business,
-                group: GROUP.into(),
-                payload,
-                ..PushGroupRequest::default()
-            };
-            let answer = client.push_group(request).await?.into_inner();
+            let request = to_group(business, &payload);
+            let answer = client.push_group(request).await.context("push to a group")?;
+            let answer = answer.into_inner();
             (answer.instances, answer.unsynced)
         } else {
             let request = BroadcastRequest {
                 business,
-                payload,
+                payload: payload.into(),
                 ..BroadcastRequest::default()
             };
             let answer = client.broadcast(request).await.context("broadcast")?.into_inner();
@@ -204,197 +287,4 @@ impl Kind {
         );
         Ok(())
     }
-}
-
-/// Whom a push reaches.
-struct Reached {
-    /// Members by gateway, in the order of the cluster's.
-    members: Vec<usize>,
-}
-
-impl Reached {
-    fn new(cluster: &Cluster, clients: &Clients) -> Result<Self> {
-        let members = cluster.view.gateways.iter().map(|gateway| {
-            let clients = clients.get(&gateway.name).context("every gateway has clients")?;
-            Ok(clients.len())
-        });
-        Ok(Self {
-            members: members.collect::<Result<_>>()?,
-        })
-    }
-
-    /// Waits until routing knows of members on every gateway: what is pushed before that may reach some of them.
-    async fn by_group(
-        &self,
-        client: &mut PushClient<Channel>,
-        business: u32,
-        clients: &mut Clients,
-    ) -> Result<()> {
-        wait_until("the group is known on every gateway", COUNTED, async || {
-            let request = PushGroupRequest {
-                business,
-                group: GROUP.into(),
-                payload: "first".into(),
-                ..PushGroupRequest::default()
-            };
-            let answer = match client.push_group(request).await {
-                Ok(answer) => answer.into_inner(),
-                Err(status) => return Ok(Seen::NotYet(status.to_string())),
-            };
-            let all = usize::try_from(answer.instances)? == GATEWAYS && answer.unsynced == 0;
-            Ok(if all {
-                Seen::Yes(answer)
-            } else {
-                Seen::NotYet(format!("{answer:?}"))
-            })
-        })
-        .await
-        .map(drop)?;
-        // Some got one, some more: a mark that all get tells where the measured ones begin.
-        let mark = PushGroupRequest {
-            business,
-            group: GROUP.into(),
-            payload: "mark".into(),
-            ..PushGroupRequest::default()
-        };
-        client.push_group(mark).await?;
-        for client in clients.values_mut().flatten() {
-            loop {
-                let frame = client.answer().await?;
-                match frame.decoded()? {
-                    Frame::GroupPush(push) if push.payload == b"mark" => break,
-                    Frame::GroupPush(_) => {}
-                    other => bail!("a member got {other:?} instead of a group push"),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until as much is counted as there should be; more than that stays more.
-    async fn counted(&self, cluster: &Cluster, kind: Kind, before: &Counts, pushes: u64) -> Result<Counts> {
-        let enough = self.expected(pushes);
-        let mut last = None;
-        let waited = wait_until("everything is counted", COUNTED, async || {
-            let counts = Counts::read(cluster, kind).await?.since(before);
-            let complete = counts.covers(&enough);
-            last = Some(counts.clone());
-            Ok(if complete {
-                Seen::Yes(counts)
-            } else {
-                Seen::NotYet(counts)
-            })
-        })
-        .await;
-        // Too few are a finding, not an error.
-        match (waited, last) {
-            (Ok(counts), _) | (Err(_), Some(counts)) => Ok(counts),
-            (Err(error), None) => Err(error),
-        }
-    }
-
-    /// What there should be after so many pushes.
-    fn expected(&self, pushes: u64) -> Counts {
-        let pushes = usize::try_from(pushes).unwrap_or(usize::MAX);
-        Counts {
-            sent: real(GATEWAYS * pushes),
-            heard: vec![real(pushes); GATEWAYS],
-            handed: vec![real(SHARDS * pushes); GATEWAYS],
-            delivered: self
-                .members
-                .iter()
-                .map(|members| real(members * pushes))
-                .collect(),
-        }
-    }
-}
-
-/// The counters of one kind.
-#[derive(Clone, Debug)]
-struct Counts {
-    /// Sent by routing, all replicas together.
-    sent: f64,
-    /// Heard, by sidecar.
-    heard: Vec<f64>,
-    /// Handed to shards, by sidecar.
-    handed: Vec<f64>,
-    /// Frames to clients, by gateway.
-    delivered: Vec<f64>,
-}
-
-impl Counts {
-    async fn read(cluster: &Cluster, kind: Kind) -> Result<Self> {
-        let labels = [("kind", kind.name)];
-        let (mut heard, mut handed, mut delivered) = (Vec::new(), Vec::new(), Vec::new());
-        for index in 0..GATEWAYS {
-            let state = part(cluster, "state", &format!("state-{index}"))?;
-            let page = Page::scrape(metrics(&state)?).await?;
-            heard.push(page.sum(HEARD, &labels));
-            handed.push(page.sum(kind.handed, &[]));
-            let gateway = part(cluster, "gateway", &format!("gateway-{index}"))?;
-            let page = Page::scrape(metrics(&gateway)?).await?;
-            delivered.push(page.sum(DELIVERED, &[]));
-        }
-        Ok(Self {
-            sent: cluster.sum("routing", SENT, &labels).await?,
-            heard,
-            handed,
-            delivered,
-        })
-    }
-
-    fn since(&self, before: &Self) -> Self {
-        let each =
-            |now: &[f64], before: &[f64]| now.iter().zip(before).map(|(now, before)| now - before).collect();
-        Self {
-            sent: self.sent - before.sent,
-            heard: each(&self.heard, &before.heard),
-            handed: each(&self.handed, &before.handed),
-            delivered: each(&self.delivered, &before.delivered),
-        }
-    }
-
-    /// Whether nothing is below the other.
-    fn covers(&self, other: &Self) -> bool {
-        let each = |now: &[f64], other: &[f64]| now.iter().zip(other).all(|(now, other)| now >= other);
-        self.sent >= other.sent
-            && each(&self.heard, &other.heard)
-            && each(&self.handed, &other.handed)
-            && each(&self.delivered, &other.delivered)
-    }
-
-    /// Everything must be exactly as it should.
-    fn judge(&self, kind: Kind, reached: &Reached, pushes: u64, report: &mut Report) {
-        let expected = reached.expected(pushes);
-        let name = kind.name;
-        report.exactly(&format!("{name}_from_routing"), self.sent, expected.sent);
-        for index in 0..GATEWAYS {
-            for (what, found, wanted) in [
-                ("heard_by_state", &self.heard, &expected.heard),
-                ("handed_to_shards_by_state", &self.handed, &expected.handed),
-                ("frames_of_gateway", &self.delivered, &expected.delivered),
-            ] {
-                report.exactly(&format!("{name}_{what}_{index}"), found[index], wanted[index]);
-            }
-        }
-    }
-}
-
-fn part(cluster: &Cluster, kind: &str, name: &str) -> Result<PartView> {
-    let found = cluster.parts(kind).into_iter().find(|part| part.name == name);
-    found.with_context(|| format!("the cluster has no {name}"))
-}
-
-fn metrics(part: &PartView) -> Result<&str> {
-    part.metrics
-        .as_deref()
-        .with_context(|| format!("{} has no metrics page", part.name))
-}
-
-fn real(count: usize) -> f64 {
-    u32::try_from(count).map_or(f64::NAN, f64::from)
-}
-
-fn is(value: f64, count: usize) -> bool {
-    (value - real(count)).abs() < 0.5
 }

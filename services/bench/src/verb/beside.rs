@@ -1,7 +1,7 @@
 //! `bench beside`: pushes to single devices, alone and beside pushes to many.
 //!
 //! In each round, in turn: what a bare server delivers to as many sockets as the group has members; unicasts alone;
-//! unicasts beside pushes to the group, and to everybody, at a share of the bare rate; and beside twice the bare rate.
+//! unicasts beside pushes to the group, and to everybody, at a share of the bare rate; and beside an overload of them.
 //! Ours are pushed at their own pace (open loop), whatever becomes of them.
 
 mod ledger;
@@ -25,9 +25,6 @@ use crate::worker::{UNIMPLEMENTED, is_sent};
 /// Of the bare rate, what is pushed to many where nothing may be lost.
 const STEADY: f64 = 0.4;
 
-/// Of the bare rate, what is pushed to many where something may.
-const OVERLOAD: f64 = 2.0;
-
 /// For routing to learn of the group.
 const FIRST_PUSH: Duration = Duration::from_secs(15);
 
@@ -46,6 +43,9 @@ pub struct Beside {
     /// What is pushed to many beside them
     #[arg(long, value_enum, default_value = "both")]
     what: What,
+    /// How many times the bare rate an overload is
+    #[arg(long, default_value_t = 2.0)]
+    overload: f64,
     /// Bytes of payload
     #[arg(long, default_value_t = 100)]
     bytes: usize,
@@ -137,7 +137,7 @@ pub(crate) fn run(arguments: &Beside) -> anyhow::Result<Report> {
                 many: course.many,
                 per_second: share * bare_rate / stage.receivers(course.many) as f64,
             };
-            let (steady, overload) = (beating(STEADY), beating(OVERLOAD));
+            let (steady, overload) = (beating(STEADY), beating(arguments.overload));
             if steady.per_second * arguments.seconds < 1.0 {
                 bail!("not one push fits {} s: measure for longer", arguments.seconds);
             }
@@ -145,7 +145,7 @@ pub(crate) fn run(arguments: &Beside) -> anyhow::Result<Report> {
             let beside = stage.phase(Some(steady))?;
             course.added_us.push(beside.p99_us - calm.p99_us);
             course.steady.push(beside);
-            progress.step(format!("round {number}: beside too much of a {name}"));
+            progress.step(format!("round {number}: beside an overload of a {name}"));
             course.overload.push(stage.phase(Some(overload))?);
         }
         alone.push(calm);
@@ -178,11 +178,12 @@ pub(crate) fn run(arguments: &Beside) -> anyhow::Result<Report> {
     report
         .detail("rounds", arguments.rounds)
         .detail("seconds", arguments.seconds)
+        .detail("overload", arguments.overload)
         .detail("frame_bytes", frame_bytes)
         .remark(format!(
             "Medians of {} rounds; what is added to p99 is the median of the rounds' differences. Unicast latencies are from \
-             when a call was due to the arrival at the device's socket (open loop).",
-            arguments.rounds
+             when a call was due to the arrival at the device's socket (open loop). An overload is {} × the bare rate.",
+            arguments.rounds, arguments.overload
         ))
         .remark(
             "The load shares this machine's cores: reading the members' messages, which costs as much as a part of the \
@@ -348,7 +349,7 @@ fn say_overload(report: &mut Report, name: &str, overload: &[Phase]) {
         .figure(
             &format!("{prefix}_pushes_per_second"),
             median_of(overload, |phase| phase.per_second),
-            &format!("{name} pushes per second, at twice bare"),
+            &format!("{name} pushes per second, in overload"),
         )
         .figure(
             &format!("{prefix}_deliveries_per_second"),
@@ -358,14 +359,14 @@ fn say_overload(report: &mut Report, name: &str, overload: &[Phase]) {
     say_unicasts(
         report,
         &format!("{prefix}_unicast"),
-        &format!("beside twice bare of {name} pushes"),
+        &format!("beside an overload of {name} pushes"),
         overload,
     );
     report
         .figure(
             &format!("{prefix}_unicasts_received_share"),
             ratio(received as f64, sent as f64),
-            &format!("share of unicasts received beside twice bare of {name} pushes"),
+            &format!("share of unicasts received beside an overload of {name} pushes"),
         )
         .count(
             &format!("{prefix}_missed"),
@@ -414,7 +415,7 @@ fn say_totals(report: &mut Report, alone: &[Phase], courses: &[Course]) {
     let lost: u64 = calm().map(|phase| phase.unicasts_lost).sum();
     let failures = sum_of_answers(all().map(|phase| &phase.failures));
     report
-        .count("unicasts", sent, "unicasts, but for those beside twice bare")
+        .count("unicasts", sent, "unicasts, but for those beside an overload")
         .count("unicasts_lost", lost, "of these, said to have gone out and lost")
         .count("unicasts_not_received", sent - received, "of these, not received")
         .count(

@@ -171,7 +171,6 @@ impl Stage {
             }
         };
         let cpu = [self.cluster.cpu(&PUSH_SERVER)?, self.load_cpu()?];
-        let began = Instant::now();
         let (members, singles) = std::thread::scope(|scope| {
             let members = many.map(|many| {
                 let job = job(pushes_to_many, vec![many]);
@@ -187,7 +186,13 @@ impl Stage {
             (members.transpose(), singles)
         });
         let (members, singles) = (members?, singles?);
-        let window = began.elapsed();
+        // Until the last delivery: what is waited for in vain after it is nobody's work.
+        let received = members
+            .iter()
+            .chain([&singles])
+            .flat_map(|pushed| &pushed.received);
+        let last = received.map(|received| received.seconds).fold(seconds, f64::max);
+        let window = Duration::from_secs_f64(last);
         let percent = |now: Duration, before| cpu_percent(now.saturating_sub(before), window);
         let mut phase = Phase {
             server_percent: percent(self.cluster.cpu(&PUSH_SERVER)?, cpu[0]),
