@@ -49,6 +49,8 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
     fuzz.current_dir(directory.path())
         .args(["run", "openapi.json", "--url", &url])
         .args(["--checks", "all", "--phases", "examples,coverage,fuzzing"])
+        // A schema can't count the bytes of a text, nor know which idempotency keys were used: what it allows may be refused.
+        .args(["--exclude-checks", "positive_data_acceptance"])
         .args([
             "--max-examples",
             examples,

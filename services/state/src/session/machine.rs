@@ -56,6 +56,7 @@ pub use self::ending::Owed;
 use self::held::Held;
 pub use self::link::Gone;
 use self::lost::Told;
+use self::push::Waiting;
 pub use self::route::RouteChunk;
 pub use self::streams::{count_streams, first_for_requests};
 use self::takeover::Syncing;
@@ -189,6 +190,8 @@ pub struct Machine {
     leaving: VecDeque<(u64, Key)>,
     /// Answers given while there was no link: session, message, code. Said again when there is one.
     undelivered: Vec<(Key, u64, u16)>,
+    /// Pushes that wait for the link.
+    waiting: Waiting,
     pushes: Vec<PendingPush>,
     free_pushes: Vec<u32>,
     rng: fastrand::Rng,
@@ -241,6 +244,7 @@ impl Machine {
             restored_suspended: BinaryHeap::new(),
             leaving: VecDeque::new(),
             undelivered: Vec::new(),
+            waiting: Waiting::default(),
             pushes: Vec::new(),
             free_pushes: Vec::new(),
             rng: fastrand::Rng::with_seed(u64::from(settings.worker)),

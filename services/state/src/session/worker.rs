@@ -3,7 +3,7 @@
 //!
 //! A turn takes what is ready (bounded), lets the machine decide, and hands on what it produced. The rules:
 //! - The worker waits in one place only, the `select!` of [`Worker::run`]; it never waits for the hub or a mailbox.
-//! - Bytes for the gateway above [`LINK_SOFT`]: businesses are not read, and pushes answer retry. Above [`LINK_HARD`]:
+//! - Bytes for the gateway above [`LINK_SOFT`]: businesses are not read, and pushes wait, within a bound. Above [`LINK_HARD`]:
 //!   the gateway isn't read either. (The gateway always reads, so this ends.)
 //! - Deltas for the hub above [`ROUTES_HARD`]: logins wait in their bounded queue.
 //! - Dropping the worker closes its mailboxes and channels, which ends its tasks.
@@ -468,9 +468,8 @@ impl Worker {
             ToWorker::Confirm(upto) => self.machine.confirm(upto, now),
             ToWorker::Chunk { follower, from } => self.asked.push((follower, from)),
             ToWorker::Pushes(follower, pushes) => {
-                for push in &pushes {
-                    let room = self.machine.link.bytes() < LINK_SOFT;
-                    self.machine.push(follower, push, room);
+                for push in pushes {
+                    self.machine.push(follower, push, LINK_SOFT, now);
                 }
             }
             ToWorker::Groups(pushes) => {
