@@ -57,7 +57,7 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
             "--seed",
             &(seed % u64::from(u32::MAX)).to_string(),
         ])
-        .args(["--continue-on-failure", "--workers", "2", "--no-color"]);
+        .args(["--continue-on-failure", "--workers", "1", "--no-color"]);
     let printed = succeed(&mut fuzz, DEADLINE)
         .await
         .context("the API doesn't do what its document says")?;
