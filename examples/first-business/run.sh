@@ -69,17 +69,16 @@ http)
     ;;
 esac
 
-# 3: one entry, unless an earlier run has left it.
-if ! grep -q 'name: greeter, endpoint' <(grep -v '^#' .imaccess/businesses.yaml); then
-    if [ "$variant" = http ]; then
+# 3: one entry, in place of one that an earlier run has left.
+sed -i '/^- {id: 3, name: greeter/d' .imaccess/businesses.yaml
+if [ "$variant" = http ]; then
 cat >> .imaccess/businesses.yaml <<'END'
 - {id: 3, name: greeter, endpoint: 'http://127.0.0.1:9003', events: true, protocol: http}
 END
-    else
+else
 cat >> .imaccess/businesses.yaml <<'END'
 - {id: 3, name: greeter, endpoint: 'http://127.0.0.1:9003', events: true}
 END
-    fi
 fi
 
 # 4: a call. The parts read the list again within 10 s.

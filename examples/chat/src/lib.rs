@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use imaccess_proto::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
 use imaccess_proto::v1::business_server::BusinessServer;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Error, Server};
 
@@ -37,20 +38,29 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
 }
 
-/// Serves on `listener` until the future is dropped, calling the push API over `push`.
+/// Serves on `listener`, calling the push API over `push`, until `stop`: then what is asked already is answered, and the streams end.
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(config: Config, push: Channel, listener: TcpListener) -> Result<(), Error> {
+pub async fn serve(
+    config: Config,
+    push: Channel,
+    listener: TcpListener,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
     let push = Push::new(push, config.business, config.token_file);
     let house = House::open(push);
-    let service = BusinessServer::new(Chat::new(house))
+    let ending = watch::Sender::new(false);
+    let service = BusinessServer::new(Chat::new(house, ending.subscribe()))
         .max_decoding_message_size(MESSAGE)
         .max_encoding_message_size(MESSAGE);
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .add_service(service)
-        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
+            stop.await;
+            ending.send_replace(true);
+        })
         .await
 }

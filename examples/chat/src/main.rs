@@ -34,6 +34,10 @@ struct Arguments {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::INFO)
+        .with_writer(std::io::stderr)
+        .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         // Connected when it is first needed, and again when it broke: neither side has to be there first.
@@ -42,13 +46,18 @@ fn main() -> Result<(), Box<dyn Error>> {
             .timeout(Duration::from_secs(10))
             .connect_lazy();
         let listener = TcpListener::bind(arguments.listen).await?;
+        tracing::info!(address = %arguments.listen, "listening");
         let config = Config {
             business: arguments.business,
             token_file: arguments.token_file,
         };
-        tokio::select! {
-            served = serve(config, push, listener) => served.map_err(Into::into),
-            interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into),
-        }
+        let interrupted = async {
+            // Without the signal it goes on until it is killed.
+            if tokio::signal::ctrl_c().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        serve(config, push, listener, interrupted).await?;
+        Ok(())
     })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use imaccess_proto::v1::business_server::Business;
 use imaccess_proto::v1::{BusinessReply, ConnectionEvent, EventKind, FromAccess, FromBusiness};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -21,11 +21,13 @@ const TO_SEND: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Chat {
     house: House,
+    /// Turns true when the server ends.
+    ending: watch::Receiver<bool>,
 }
 
 impl Chat {
-    pub(crate) fn new(house: House) -> Self {
-        Self { house }
+    pub(crate) fn new(house: House, ending: watch::Receiver<bool>) -> Self {
+        Self { house, ending }
     }
 }
 
@@ -45,7 +47,7 @@ impl Business for Chat {
             again: false,
             sender,
         };
-        tokio::spawn(conversation.run(request.into_inner()));
+        tokio::spawn(conversation.run(request.into_inner(), self.ending.clone()));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
@@ -66,11 +68,14 @@ struct Conversation {
 struct Ended;
 
 impl Conversation {
-    async fn run(mut self, mut batches: Streaming<FromAccess>) {
+    async fn run(mut self, mut batches: Streaming<FromAccess>, mut ending: watch::Receiver<bool>) {
         // Ends with the stream: what is answered then, nobody waits for.
         let mut at_work: JoinSet<BusinessReply> = JoinSet::new();
-        loop {
+        let mut ended = false;
+        while !(ended && at_work.is_empty()) {
             tokio::select! {
+                // It changes once. An error means that the server is gone.
+                _ = ending.changed(), if !ended => ended = true,
                 Some(done) = at_work.join_next() => {
                     let Ok(reply) = done else { continue };
                     // 0 is a one-way send.
@@ -82,7 +87,7 @@ impl Conversation {
                         return;
                     }
                 }
-                batch = batches.message(), if at_work.len() < AT_WORK => {
+                batch = batches.message(), if !ended && at_work.len() < AT_WORK => {
                     let Ok(Some(mut batch)) = batch else { return };
                     for request in std::mem::take(&mut batch.requests) {
                         let house = self.house.clone();

@@ -250,3 +250,16 @@ async fn a_send_that_wants_no_reply_gets_none() {
     // The next answer is the next request's.
     assert_eq!(stream.say("ann", "/who").await, "you are in lobby, alone");
 }
+
+#[tokio::test]
+async fn the_end_of_the_server_ends_its_streams_in_order() {
+    let stage = Stage::open().await;
+    let mut stream = stage.stream(HERE).await;
+    stream.say("ann", "/join lobby").await;
+    let ended = async {
+        stream.ended().await;
+        // The access layer would dial anew; the connection's end is what the server waits for.
+        drop(stream);
+    };
+    tokio::join!(stage.close(), ended);
+}

@@ -107,6 +107,8 @@ impl Cluster {
                     "--processes",
                     "--ephemeral",
                     "--json",
+                    // It would hear of every login and be measured with it.
+                    "--no-chat",
                     "--gateways",
                     &gateways,
                 ];

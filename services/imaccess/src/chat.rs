@@ -131,11 +131,12 @@ impl ChatServer {
         })
     }
 
-    /// Serves until the drain. What is asked then is asked again elsewhere, or later: the access layer says so to the devices.
+    /// Serves until the drain.
     pub(crate) async fn run(self, drain: Drain) -> anyhow::Result<()> {
+        let serving = serve(self.config, self.push, self.listener, drain.begun());
         tokio::select! {
-            served = serve(self.config, self.push, self.listener) => served.context("the server failed"),
-            () = drain.begun() => Ok(()),
+            served = serving => served.context("the server failed"),
+            () = drain.deadline() => Ok(()),
         }
     }
 }

@@ -19,9 +19,9 @@ const LINES: usize = 16;
 /// What `--help` ends with.
 pub(crate) const EXAMPLES: &str = "\
 Examples:
-  imaccess connect --device alice --join lobby        prints what is pushed to alice, and to the group lobby
-  imaccess connect --device alice --business echo     each line typed is a request; its reply is printed
-  imaccess connect --room lobby                       a room of the chat business: type a line, or /who, /leave
+  imaccess connect --device alice --join lobby      prints what is pushed to either
+  imaccess connect --device alice --business echo   each line typed is a request
+  imaccess connect --room lobby                     a room of chat; also /who, /leave
 
 Pushes and replies go to standard output, a line each (a reply without content isn't printed); the connection's states go to standard \
 error. Ctrl-C ends it.";

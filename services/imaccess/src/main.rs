@@ -159,7 +159,7 @@ mod tests {
             "up --no-custody",
             "up --gateways 2 --processes --no-custody --json --ephemeral --dir d --shards 1 --routing 2 --business-config b.yaml",
             "call --business echo --data hello",
-            "up --businesses b.yaml",
+            "up --businesses b.yaml --no-chat",
             "connect --device alice --join lobby,hall --business 1",
             "connect --room lobby",
             "connect --device alice --room lobby --business rooms",

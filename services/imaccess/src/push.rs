@@ -26,7 +26,7 @@ Examples:
   imaccess push --device alice --data hi
   imaccess push --devices crowd.txt --business chat --data 'we open at nine' --ttl 1h
   imaccess push --group lobby --business chat < picture.jpg
-  imaccess push --all --filter 'platform=ios|android,version=1.2..2.0' --data 'please update' --priority low
+  imaccess push --all --filter 'platform=ios,version=1.2..2.0' --data 'please update'
 
 Exit status: 0 every device got it or will (of a group or of all: it was sent to every gateway), 1 some device didn't, 75 not known \
 of some: try again.";
@@ -44,7 +44,7 @@ pub(crate) struct PushArgs {
     /// Group to push to
     #[arg(long)]
     group: Option<String>,
-    /// Push to every connected device
+    /// Push to every connected device, of whatever app
     #[arg(long)]
     all: bool,
     /// With --all: only devices for which this holds, such as `app=shop,platform=ios|android,version=1.2..2.0`

@@ -27,12 +27,12 @@ use crate::{run, terminal};
 /// What `--help` ends with.
 pub(crate) const EXAMPLES: &str = "\
 Examples:
-  imaccess top                              the cluster that `imaccess up` runs here
+  imaccess top                  the cluster that `imaccess up` runs here
   imaccess top --once --json | jq .gateways
-  imaccess top --metrics a=10.0.0.5:9300,b=10.0.0.6:9300,10.0.0.5:9301,10.0.0.9:9302 --ipconfig 10.0.0.8:9303
+  imaccess top --metrics gw-a=10.0.0.5:9300,10.0.0.5:9301 --ipconfig 10.0.0.8:9303
 
-Scores, and which gateways are listed, come from ipconfig's own pages; rates from the difference of two readings of each part's \
-/metrics. q or Ctrl-C ends it.";
+A score is the remaining bandwidth in GB/s and the remaining connections, as ipconfig ranks by them. Scores, and which gateways are \
+listed, come from ipconfig's own pages; rates from the difference of two readings of each part's /metrics. q or Ctrl-C ends it.";
 
 /// Shortest interval: the parts count once in a while themselves.
 const SHORTEST: Duration = Duration::from_millis(100);

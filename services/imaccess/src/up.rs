@@ -92,6 +92,9 @@ pub(crate) struct UpArgs {
     /// [default: businesses.yaml in the directory]
     #[arg(long, value_name = "FILE", alias = "business-config")]
     businesses: Option<PathBuf>,
+    /// Don't run the chat business, which hears of every device that comes and goes
+    #[arg(long)]
+    no_chat: bool,
     /// Where ipconfig listens [default: 127.0.0.1:8000]
     #[arg(long, value_name = "ADDRESS")]
     ipconfig_listen: Option<SocketAddr>,
@@ -220,6 +223,7 @@ fn prepare(arguments: &UpArgs, businesses_file: &Path, directory: &Directory) ->
             .shards
             .map_or_else(|| (cores / usize::from(arguments.gateways)).max(1), usize::from),
         businesses: listed.value,
+        chat: !arguments.no_chat,
         businesses_file: businesses_file.to_owned(),
         custody: arguments.custody(),
         directory: directory.path().to_owned(),

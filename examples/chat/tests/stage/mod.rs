@@ -15,7 +15,8 @@ use imaccess_proto::v1::{
     QueryOnlineResponse,
 };
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
@@ -46,6 +47,8 @@ pub(crate) struct Pushed {
 pub(crate) struct Stage {
     state: watch::Sender<Pushed>,
     business: String,
+    end: oneshot::Sender<()>,
+    served: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
 /// One stream to the server.
@@ -76,8 +79,17 @@ impl Stage {
             token_file: None,
         };
         let channel = Endpoint::from_shared(push).unwrap().connect_lazy();
-        tokio::spawn(serve(config, channel, listener));
-        Self { state, business }
+        let (end, stop) = oneshot::channel();
+        let served = tokio::spawn(serve(config, channel, listener, async {
+            // Dropped with the stage, which ends it as well.
+            let _ = stop.await;
+        }));
+        Self {
+            state,
+            business,
+            end,
+            served,
+        }
     }
 
     /// Another stream of this dialler. The server asks it for a snapshot first of all, and gets none yet.
@@ -102,6 +114,13 @@ impl Stage {
         let mut stream = Stream { to, from, next: 1 };
         assert!(stream.answer().await.resync);
         stream
+    }
+
+    /// Tells the server to end, and waits until it has.
+    pub(crate) async fn close(self) {
+        self.end.send(()).unwrap();
+        let served = tokio::time::timeout(PATIENCE, self.served).await;
+        served.expect("it ends in time").unwrap().unwrap();
     }
 
     /// What the push API has been asked so far.
@@ -132,6 +151,12 @@ impl Stream {
     /// Sends a batch.
     pub(crate) async fn send(&self, batch: FromAccess) {
         self.to.send(batch).await.unwrap();
+    }
+
+    /// The stream must end in order.
+    pub(crate) async fn ended(&mut self) {
+        let end = tokio::time::timeout(PATIENCE, self.from.message()).await;
+        assert_eq!(end.expect("an end in time").unwrap(), None);
     }
 
     /// The server's next batch.

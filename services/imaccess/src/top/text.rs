@@ -45,10 +45,8 @@ fn gateways(gateways: &[GatewayView]) -> Vec<String> {
     let heading = [
         "GATEWAY",
         "STATE",
-        " SCORE GB/s",
-        " SCORE CONN",
-        " CONNECTIONS",
-        " LIMIT",
+        " SCORE",
+        " CONNS",
         " SESSIONS",
         " IN",
         " OUT",
@@ -61,10 +59,11 @@ fn gateways(gateways: &[GatewayView]) -> Vec<String> {
         vec![
             on_one_line(gateway.name.as_bytes()),
             gateway.state.clone().unwrap_or_else(|| NOTHING.to_owned()),
-            known(gateway.score_dynamic, |score| format!("{score:.2}")),
-            known(gateway.score_static, whole),
+            match (gateway.score_dynamic, gateway.score_static) {
+                (Some(dynamic), Some(fixed)) => format!("{dynamic:.2}/{}", whole(fixed)),
+                _ => NOTHING.to_owned(),
+            },
             known(gateway.connections, whole),
-            known(gateway.connection_limit, whole),
             known(gateway.sessions, whole),
             known(gateway.in_bytes_per_s, bytes),
             known(gateway.out_bytes_per_s, bytes),
@@ -209,9 +208,9 @@ mod tests {
         let expected = "\
 2 gateway(s)   2,400 connections   2,398 sessions   2,398 devices online   1.3 MB/s in   2.0 MB/s out
 
-GATEWAY     STATE   SCORE GB/s  SCORE CONN  CONNECTIONS   LIMIT  SESSIONS        IN       OUT  FRAMES/s  GROUP/s
-gateway-0   listed        1.25      49,988        1,200  50,000     1,199  1.3 MB/s  1.0 MB/s    12,346        0
-gateway-10  –                –      49,988        1,200  50,000     1,199         –  1.0 MB/s         –        0
+GATEWAY     STATE         SCORE  CONNS  SESSIONS        IN       OUT  FRAMES/s  GROUP/s
+gateway-0   listed  1.25/49,988  1,200     1,199  1.3 MB/s  1.0 MB/s    12,346        0
+gateway-10  –                 –  1,200     1,199         –  1.0 MB/s         –        0
 
 BUSINESS  REQUESTS/s     P50    P99  IN FLIGHT  OTHER THAN OK, /s
 echo           1,000  420 µs  32 ms          3  retry 2.5
