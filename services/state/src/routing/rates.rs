@@ -98,11 +98,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::routing::front::testing;
 
     fn limited(rates: &[(u32, Option<u32>)]) -> Vec<BusinessConfig> {
-        let business = |&(id, push_rate): &(u32, Option<u32>)| BusinessConfig {
-            push_rate,
-            ..BusinessConfig::new(id, &format!("b{id}"), "http://b:1")
+        let business = |&(id, push_rate): &(u32, Option<u32>)| match push_rate {
+            Some(rate) => testing::limited(id, rate),
+            None => BusinessConfig::new(id, &format!("b{id}"), "http://b:1"),
         };
         rates.iter().map(business).collect()
     }
