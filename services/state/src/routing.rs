@@ -114,6 +114,7 @@ pub struct Routing {
     ),
     hub: Arc<Hub<MemoryStore>>,
     gate: Arc<Gate>,
+    /// Of what stands before the push API, and of its HTTP form.
     metrics: (FrontMetrics, HttpMetrics),
     /// With certificates: who this replica is, and how the push API is secured.
     secure: Option<(Arc<Identity>, ServerTls)>,

@@ -1,6 +1,8 @@
 //! A push API that says what its devices are called, and remembers what it was asked.
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use imaccess_common::business::BusinessConfig;
 use imaccess_proto::v1::push_server::Push;
@@ -56,6 +58,16 @@ impl Fake {
     /// What was asked since this was last called.
     pub(crate) fn heard(&self) -> Vec<Call> {
         std::mem::take(&mut *self.0.heard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until something is asked, and forgets it.
+    pub(crate) async fn is_asked(&self) {
+        patiently(async {
+            while self.heard().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 
     /// Refuses all calls from now on, or none.
@@ -223,6 +235,13 @@ impl Push for Fake {
             unsynced: 0,
         }))
     }
+}
+
+/// What a test waits for must come within this.
+pub(crate) async fn patiently<T>(awaited: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), awaited)
+        .await
+        .expect("what is waited for comes")
 }
 
 /// A gate as `config` has it, the fake behind its front, and what is counted.

@@ -5,7 +5,7 @@ use prometheus::Registry;
 use tokio::task::JoinHandle;
 use tonic::Code;
 
-use super::testing::{Fake, fronted, limited};
+use super::testing::{Fake, fronted, limited, patiently};
 use super::*;
 use crate::routing::RoutingConfig;
 
@@ -42,9 +42,7 @@ async fn push_later(
 ) -> JoinHandle<Result<(Vec<i32>, bool), Status>> {
     let front = Arc::clone(front);
     let call = tokio::spawn(async move { push(&front, request).await });
-    while fake.heard().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    fake.is_asked().await;
     call
 }
 
@@ -122,12 +120,15 @@ async fn a_call_goes_on_without_its_caller() {
     let refused = push(&front, devices("k", &["queued"])).await.unwrap_err();
     assert_eq!(refused.code(), Code::Aborted);
     fake.release(1);
-    let answered = loop {
-        match push(&front, devices("k", &["queued"])).await {
-            Err(status) if status.code() == Code::Aborted => tokio::task::yield_now().await,
-            answered => break answered.unwrap(),
+    let answered = patiently(async {
+        loop {
+            match push(&front, devices("k", &["queued"])).await {
+                Err(status) if status.code() == Code::Aborted => tokio::task::yield_now().await,
+                answered => break answered.unwrap(),
+            }
         }
-    };
+    })
+    .await;
     assert_eq!(answered, (vec![3], true));
     assert_eq!(fake.heard().len(), 0);
 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::Caller;
 use super::answer::{self, json};
-use super::body::{self, Base64, Object, Urgency, given};
+use super::body::{self, Base64, Object, Urgency, given, whole};
 use super::endpoint::Endpoint;
 use super::place::Place;
 use super::problem::Problem;
@@ -34,7 +34,7 @@ struct DevicesBody {
     text: Option<String>,
     #[serde(default)]
     priority: Urgency,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole")]
     ttl_ms: u32,
     #[serde(default, deserialize_with = "given")]
     message_id: Option<Base64>,
@@ -50,7 +50,7 @@ struct GroupBody {
     text: Option<String>,
     #[serde(default)]
     priority: Urgency,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole")]
     ttl_ms: u32,
 }
 
@@ -66,7 +66,7 @@ struct BroadcastBody {
     text: Option<String>,
     #[serde(default)]
     priority: Urgency,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole")]
     ttl_ms: u32,
     #[serde(default, deserialize_with = "given")]
     message_id: Option<Base64>,

@@ -65,12 +65,17 @@ fn page() -> String {
     page
 }
 
-/// Path, method and operation of each.
-fn operations() -> impl Iterator<Item = (&'static str, &'static str, &'static Value)> {
-    members(&DOCUMENT["paths"]).flat_map(|(path, item)| {
+/// Path, method and operation of each, in the order of the document's tags.
+fn operations() -> Vec<(&'static str, &'static str, &'static Value)> {
+    let of_path = |(path, item): (&'static str, &'static Value)| {
         let operations = members(item).filter(|(name, _)| *name != "parameters");
         operations.map(move |(method, operation)| (path, method, operation))
-    })
+    };
+    let mut operations: Vec<_> = members(&DOCUMENT["paths"]).flat_map(of_path).collect();
+    operations.sort_by_key(|(_, _, operation)| {
+        list(&DOCUMENT["tags"]).position(|tag| tag["name"] == operation["tags"][0])
+    });
+    operations
 }
 
 fn section(page: &mut String, path: &'static str, method: &str, operation: &'static Value) {

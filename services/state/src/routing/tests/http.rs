@@ -12,6 +12,7 @@ use super::fake::{Replica, Sidecar, announcement, fixed, quick};
 use super::*;
 use crate::authority::Authority;
 use crate::routing::access::testing::{Claims, Signer};
+use crate::routing::front::testing::limited;
 use crate::routing::http::testing::{Answer, Ask, over_http1, over_http2, over_stream};
 
 fn push_to(devices: &str) -> Ask {
@@ -60,12 +61,8 @@ async fn a_push_by_http_reaches_the_device_and_its_receipt_comes_back() {
 
 #[tokio::test]
 async fn a_limit_holds_from_the_first_call_on() {
-    let limited = BusinessConfig {
-        push_rate: 1,
-        ..BusinessConfig::new(7, "shop", "http://shop:1")
-    };
     let config = RoutingConfig {
-        businesses: vec![limited],
+        businesses: vec![limited(7, 1)],
         ..quick()
     };
     let replica = Replica::start(config).await;

@@ -253,3 +253,18 @@ async fn who_may_not_call_is_told_before_the_body_is_read() {
     assert!(served.fake.heard().is_empty());
     served.stop().await;
 }
+
+#[tokio::test]
+async fn connections_on_which_nothing_happens_do_not_hold_up_the_end() {
+    let served = Served::start().await;
+    let _silent = TcpStream::connect(served.address).await.unwrap();
+    let mut idle = TcpStream::connect(served.address).await.unwrap();
+    idle.write_all(b"GET /docs HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = [0; 12];
+    idle.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    served.stop().await;
+    idle.read_to_end(&mut Vec::new()).await.unwrap();
+}
