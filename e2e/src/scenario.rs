@@ -9,6 +9,7 @@ mod bench_idle;
 mod beside;
 mod clean_checkout;
 mod dead_parts;
+mod five_steps;
 mod fuzz;
 mod hanging_business;
 mod hostile_clients;
@@ -147,6 +148,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "fuzz",
         shows: "60 s of every fuzz target find nothing",
+    },
+    Scenario {
+        name: "five-steps",
+        shows: "docs/first-business.md, command by command: by HTTP, in Rust, in Python",
     },
     Scenario {
         name: "clean-checkout",
@@ -294,6 +299,7 @@ async fn run_with(name: &str, size: Size, seed: u64, custody: Custody) -> Result
         "idle" => bench_idle::run(size, seed).await,
         "capacity" => bench_capacity::run(size, seed).await,
         "fuzz" => fuzz::run(size, seed).await,
+        "five-steps" => five_steps::run(size, seed).await,
         "clean-checkout" => clean_checkout::run(size, seed).await,
         other if other.starts_with("k8s-") => kubernetes::run(other, size, seed).await,
         other => bail!("no scenario is named {other}; `cargo xtask accept --list` names them"),

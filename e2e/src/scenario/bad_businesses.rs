@@ -286,7 +286,12 @@ async fn heard_everything(business: &ScriptedBusiness, name: &str, guests: usize
             Ok(if missing.is_empty() {
                 Seen::Yes(())
             } else {
-                Seen::NotYet(format!("{} of {guests}, such as {}", missing.len(), missing[0]))
+                let first = &missing[0];
+                Seen::NotYet(format!(
+                    "{} of {guests}, such as {first}: {:?}",
+                    missing.len(),
+                    history(&events, first)
+                ))
             })
         },
     )
@@ -298,7 +303,10 @@ async fn heard_everything(business: &ScriptedBusiness, name: &str, guests: usize
     );
     for device in (0..guests).map(guest) {
         let heard = history(&events, &device);
-        let in_order = heard.is_sorted_by_key(|(epoch, _)| *epoch);
+        // Within one login a device comes before it goes; between logins the epoch says which is the later one.
+        let in_order = heard
+            .chunk_by(|(one, _), (other, _)| one == other)
+            .all(|login| login.first().is_some_and(|(_, kind)| *kind == EventKind::Online));
         if !is_whole(&heard) || !in_order {
             bail!("{name} heard of {device}: {heard:?}");
         }
@@ -317,7 +325,8 @@ fn is_whole(heard: &[(u64, EventKind)]) -> bool {
     comings == 2 && gone
 }
 
-/// What was heard of a device for the first time, in that order: events may come again.
+/// What was heard of a device, each for the first time, as events may come again; by epoch, for what different shards tell of one device
+/// has no other order.
 fn history(events: &[ConnectionEvent], device: &str) -> Vec<(u64, EventKind)> {
     let mut heard = Vec::new();
     for event in events.iter().filter(|event| event.device == device) {
@@ -326,5 +335,6 @@ fn history(events: &[ConnectionEvent], device: &str) -> Vec<(u64, EventKind)> {
             heard.push(one);
         }
     }
+    heard.sort_by_key(|(epoch, _)| *epoch);
     heard
 }
