@@ -183,8 +183,12 @@ async fn one<C: Caller>(caller: &C, deadline: Instant, mut request: BusinessRequ
         return Ended::Late(id);
     }
     request.deadline_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1);
+    let told = Instant::now() + Duration::from_millis(u64::from(request.deadline_ms));
     match tokio::time::timeout_at(deadline, caller.ask(request)).await {
         Ok(Ok(reply)) => Ended::Answered(BusinessReply { id, ..reply }),
+        // Servers that keep the deadline they are told give up in whole milliseconds, a moment before us, and with whatever status: it is
+        // the deadline all the same.
+        Ok(Err(CallError::Failed(_))) if Instant::now() >= told => Ended::Late(id),
         Ok(Err(fault)) => {
             let reply = BusinessReply {
                 id,
@@ -246,6 +250,41 @@ async fn tell_ends(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A server that takes its time, and fails.
+    struct Failing(Duration);
+
+    impl Caller for Failing {
+        async fn connect(&self) -> Result<(), Fault> {
+            Ok(())
+        }
+
+        fn is_connected(&self) -> bool {
+            true
+        }
+
+        async fn ask(&self, _: BusinessRequest) -> Result<BusinessReply, CallError> {
+            tokio::time::sleep(self.0).await;
+            Err(CallError::Failed("status Cancelled: Timeout expired".to_owned()))
+        }
+
+        async fn tell(&self, _: &EventBatch) -> Result<bool, CallError> {
+            unreachable!("nobody tells it events")
+        }
+
+        fn tidy(&self) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_gives_up_at_the_deadline_is_late_and_has_not_failed() {
+        const WAIT: Duration = Duration::from_micros(300_700);
+        let failing_after = async |millis| {
+            let server = Failing(Duration::from_millis(millis));
+            one(&server, Instant::now() + WAIT, BusinessRequest::default()).await
+        };
+        assert!(matches!(failing_after(300).await, Ended::Late(0)));
+        assert!(matches!(failing_after(299).await, Ended::Failed(..)));
+    }
 
     #[test]
     fn streams_share_the_calls_and_http_has_as_many_as_connections_are_sensible() {
