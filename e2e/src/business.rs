@@ -106,7 +106,7 @@ async fn hang(
                 let replies: Vec<_> =
                     waiting.drain(..).map(|id| BusinessReply { id, ..BusinessReply::default() }).collect();
                 state.waiting.fetch_sub(replies.len() as u64, Ordering::Relaxed);
-                if changed.is_err() || output.send(Ok(FromBusiness { replies, event_ack: 0 })).await.is_err() {
+                if changed.is_err() || output.send(Ok(FromBusiness { replies, ..FromBusiness::default() })).await.is_err() {
                     break;
                 }
                 continue;
@@ -119,8 +119,8 @@ async fn hang(
         waiting.extend(message.requests.iter().map(|request| request.id));
         if let Some(last) = message.events.last() {
             let ack = FromBusiness {
-                replies: Vec::new(),
                 event_ack: last.sequence,
+                ..FromBusiness::default()
             };
             if output.send(Ok(ack)).await.is_err() {
                 break;

@@ -9,6 +9,7 @@ mod clean_checkout;
 mod dead_parts;
 mod fuzz;
 mod hanging_business;
+mod history;
 mod hostile_clients;
 mod killed;
 mod kubernetes;
@@ -82,6 +83,14 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "bad-binary",
         shows: "an upgrade to a binary that can't do says why, and the old one is back with all connections",
+    },
+    Scenario {
+        name: "history",
+        shows: "1,000 devices come, go, are kicked and pushed to while parts are killed and paused: nothing that can't have been",
+    },
+    Scenario {
+        name: "history-broken-fence",
+        shows: "a build whose state doesn't compare epochs pushes to wrong connections, and that is found",
     },
     Scenario {
         name: "shards-change",
@@ -246,6 +255,8 @@ async fn run_with(name: &str, size: Size, seed: u64, custody: Custody) -> Result
         "gateway-away" => away::gateway(size, seed).await,
         "hundred-upgrades" => planned::hundred_upgrades(size, seed).await,
         "bad-binary" => bad_binary::run(size, seed).await,
+        "history" => history::run(size, seed).await,
+        "history-broken-fence" => history::broken_fence(size, seed).await,
         "shards-change" => planned::shards_change(size, seed).await,
         "ipconfig" => bench_cpu::ipconfig(size, seed).await,
         "login" => bench_cpu::login(size, seed).await,
