@@ -1,5 +1,7 @@
 //! Business servers that misbehave, for scenarios.
 
+pub mod scripted;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,6 +1,7 @@
 //! A replica between fake sidecars and a business: over real sockets, on ports the kernel chooses.
 
 mod access;
+mod commands;
 mod fake;
 mod life;
 

@@ -6,13 +6,17 @@
 //! time that never goes backwards, then take the outputs; no order between outputs matters, but one: routes are
 //! taken and handed on before the link, so that another worker hears of a login before its client can act on it.
 
+mod broadcast;
 mod business;
+mod command;
 mod ended;
 mod ending;
 mod held;
 mod life;
 mod link;
 mod login;
+mod lost;
+mod membership;
 mod push;
 mod quiesce;
 mod reload;
@@ -43,10 +47,12 @@ use super::replies::Replies;
 use super::table::{Key, Table};
 
 use self::business::Business;
+use self::command::Destroying;
 use self::ended::Settlements;
 pub use self::ending::Owed;
 use self::held::Held;
 pub use self::link::Gone;
+use self::lost::Told;
 pub use self::route::RouteChunk;
 use self::takeover::Syncing;
 pub use self::transfer::{Answered, Moved, Transfer};
@@ -155,6 +161,10 @@ pub struct Machine {
     settlements: Settlements,
     /// Group pushes that wait for the link.
     held: Held,
+    /// Groups that are being destroyed.
+    destroying: VecDeque<Destroying>,
+    /// Sessions of lost instances that businesses were told of.
+    told: Told,
     /// Bytes held when the metric was set last.
     held_was: i64,
     /// The gateway has no shard of this number any more: the worker that has its sessions.
@@ -213,6 +223,8 @@ impl Machine {
             imported: Vec::new(),
             settlements: Settlements::default(),
             held: Held::default(),
+            destroying: VecDeque::new(),
+            told: Told::default(),
             held_was: 0,
             retired_to: None,
             restored: false,

@@ -2,7 +2,7 @@
 
 use imaccess_common::business::{BusinessConfig, SlowConsumer};
 use imaccess_proto::v1::{
-    BusinessQueue, BusinessReply, BusinessRequest, FromAccess, FromBusiness, SlowConsumerPolicy,
+    BusinessQueue, BusinessReply, BusinessRequest, EventKind, FromAccess, FromBusiness, SlowConsumerPolicy,
 };
 use imaccess_wire::Code;
 use imaccess_wire::frame::Reply;
@@ -10,7 +10,7 @@ use imaccess_wire::limits::MAX_BODY;
 
 use super::Machine;
 use crate::session::Now;
-use crate::session::events::Backlog;
+use crate::session::events::{Backlog, of_session};
 use crate::session::inflight::{Entry, NONE};
 use crate::session::metrics::BusinessMetrics;
 use crate::session::record::Phase;
@@ -23,6 +23,9 @@ const BATCH_BYTES: usize = 1024 * 1024;
 
 /// Events per batch: keeps one below 200 KiB.
 const EVENTS_PER_BATCH: usize = 512;
+
+/// Sessions looked at for one batch of a snapshot.
+const ROWS_PER_BATCH: u32 = 1_024;
 
 /// Answers remembered while the link is down, 24 bytes each: half a second's at 100,000 a second. Clients whose
 /// answer is forgotten repeat the request when their own patience ends.
@@ -53,6 +56,8 @@ pub(super) struct Business {
     /// Requests without an answer.
     pub(super) in_flight: u32,
     pub(super) events: Backlog,
+    /// The record from which a snapshot goes on that the business has asked for.
+    pub(super) snapshot: Option<u32>,
     streams: Vec<Stream>,
     /// The stream after the one used last.
     next: usize,
@@ -117,6 +122,7 @@ impl Business {
             metrics,
             in_flight: 0,
             events: Backlog::new(backlog_bytes),
+            snapshot: None,
             streams,
             next: 0,
         }
@@ -204,6 +210,10 @@ impl Machine {
     /// A stream broke: whether its requests were acted on isn't known, so they may be repeated.
     pub fn stream_down(&mut self, business: usize, stream: usize, now: Now) {
         self.businesses[business].streams[stream] = Stream::default();
+        if stream == 0 {
+            // It asks again, on its new stream.
+            self.businesses[business].snapshot = None;
+        }
         for id in self.in_flight.on_stream(business as u16, stream as u16) {
             if let Some(entry) = self.finish(id) {
                 self.deliver(&entry, Code::Retry as u16, 0, &[], now);
@@ -216,24 +226,40 @@ impl Machine {
     pub fn stream_is_ready(&self, business: usize, stream: usize) -> bool {
         let business = &self.businesses[business];
         let queue = &business.streams[stream];
-        queue.up && (!queue.requests.is_empty() || stream == 0 && business.events.is_ready())
+        let events = stream == 0 && (business.events.is_ready() || business.snapshot.is_some());
+        queue.up && (!queue.requests.is_empty() || events)
     }
 
     /// What a stream has to send next: its requests, as far as one batch goes, and the events that are due.
     pub fn take_stream(&mut self, business: usize, stream: usize) -> FromAccess {
-        let business = &mut self.businesses[business];
+        let place = business;
+        let business = &mut self.businesses[place];
         let queue = &mut business.streams[stream];
-        let requests = queue.take();
-        let events = if stream == 0 {
-            business.events.next(EVENTS_PER_BATCH)
-        } else {
-            Vec::new()
+        let mut out = FromAccess {
+            requests: queue.take(),
+            ..FromAccess::default()
         };
-        FromAccess {
-            hello: None,
-            requests,
-            events,
+        if stream == 0 {
+            out.events = business.events.next(EVENTS_PER_BATCH);
+            self.take_snapshot(place, &mut out);
         }
+        out
+    }
+
+    /// The next rows of a snapshot that a business has asked for.
+    fn take_snapshot(&mut self, place: usize, out: &mut FromAccess) {
+        let Some(from) = self.businesses[place].snapshot else {
+            return;
+        };
+        let end = self.table.end();
+        let until = from.saturating_add(ROWS_PER_BATCH).min(end);
+        let records = (from..until).filter_map(|index| self.table.at(index));
+        out.snapshot = records
+            .filter(|record| record.phase != Phase::Leaving)
+            .map(|record| of_session(EventKind::Online, record, 0, 0))
+            .collect();
+        out.snapshot_done = until == end;
+        self.businesses[place].snapshot = (until < end).then_some(until);
     }
 
     /// Replies and acknowledgements from a business.
@@ -244,6 +270,9 @@ impl Machine {
             business.metrics.events.inc_by(done as u64);
             business.note_events();
             self.events_done();
+        }
+        if batch.resync && stream == 0 && self.businesses[business].config.events {
+            self.businesses[business].snapshot = Some(0);
         }
         for reply in &batch.replies {
             let awaited = self.in_flight.get(reply.id).is_some_and(|entry| {

@@ -16,7 +16,7 @@ use crate::session::table::Key;
 const MAX_PENDING: usize = 64 * 1024;
 
 /// Longest payload that fits a push frame with its fixed and tagged fields.
-const MAX_PUSH_PAYLOAD: usize = MAX_BODY - 160;
+pub(super) const MAX_PUSH_PAYLOAD: usize = MAX_BODY - 160;
 
 impl Machine {
     /// A push for one device, from a routing replica. `room`: whether the link can take it now.
@@ -48,7 +48,8 @@ impl Machine {
 
     /// A push for a group's members on this shard; nothing if it has none. While the gateway is being replaced it waits.
     pub fn group_push(&mut self, push: &GroupPush, room: bool, now: Now) {
-        if self.groups.find(push.business, &push.group).is_none() {
+        let number = self.groups.find(push.business, &push.group);
+        if number.is_none_or(|number| self.groups.members(number) == 0) {
             return;
         }
         if push.payload.len() > MAX_PUSH_PAYLOAD {
@@ -171,6 +172,7 @@ impl Machine {
             Outcome::Refused => "refused",
             Outcome::Retry => "retry",
             Outcome::Unknown => "unknown",
+            Outcome::Done => "done",
         };
         self.shared.metrics.pushes.with_label_values(&[name]).inc();
         self.routes.receipts.push(PushReceipt {
@@ -181,7 +183,7 @@ impl Machine {
     }
 }
 
-fn priority(number: i32) -> Priority {
+pub(super) fn priority(number: i32) -> Priority {
     match number {
         1 => Priority::High,
         2 => Priority::Low,

@@ -1,6 +1,7 @@
 //! A machine and everyone around it, in virtual time: random schedules of logins, losses, requests, replies, breaks
 //! and restarts, checked against what must hold whatever happens.
 
+mod commands;
 mod ending;
 mod handover;
 mod reload;
@@ -231,6 +232,7 @@ impl World {
                 &FromBusiness {
                     replies: vec![reply],
                     event_ack: 0,
+                    ..FromBusiness::default()
                 },
                 self.now,
             );
@@ -275,6 +277,7 @@ impl World {
                     &FromBusiness {
                         replies: vec![],
                         event_ack: last.sequence,
+                        ..FromBusiness::default()
                     },
                     self.now,
                 );

@@ -370,6 +370,7 @@ impl ServeStream {
         let message = FromBusiness {
             replies: Vec::new(),
             event_ack: sequence,
+            ..FromBusiness::default()
         };
         self.to_access.send(Ok(message)).await.unwrap();
     }
@@ -392,6 +393,7 @@ impl ServeStream {
         let answer = FromBusiness {
             replies: replies.collect(),
             event_ack,
+            ..FromBusiness::default()
         };
         self.to_access.send(Ok(answer)).await.ok()
     }

@@ -38,6 +38,7 @@ fn told_offline(world: &mut World) -> usize {
         let acknowledged = FromBusiness {
             replies: vec![],
             event_ack: last.sequence,
+            ..FromBusiness::default()
         };
         world.machine.business(0, 0, &acknowledged, world.now);
     }

@@ -268,6 +268,7 @@ fn the_sessions_of_a_shard_that_is_gone_go_on_with_another_worker() {
     let ack = FromBusiness {
         replies: vec![],
         event_ack: 2,
+        ..FromBusiness::default()
     };
     heir.business(0, 0, &ack, now);
     assert_eq!(heir.link.take().settled, [20, 30]);

@@ -28,6 +28,7 @@ fn reply(world: &mut World, place: usize, id: u64) {
     let batch = FromBusiness {
         replies: vec![reply],
         event_ack: 0,
+        ..FromBusiness::default()
     };
     world.machine.business(place, 0, &batch, world.now);
 }

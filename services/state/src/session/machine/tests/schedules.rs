@@ -436,6 +436,7 @@ impl Gate {
         let batch = FromBusiness {
             replies: vec![reply],
             event_ack: 0,
+            ..FromBusiness::default()
         };
         self.machine.business(0, 0, &batch, self.now);
     }
@@ -478,6 +479,7 @@ impl Gate {
                 let ack = FromBusiness {
                     replies: vec![],
                     event_ack: last.sequence,
+                    ..FromBusiness::default()
                 };
                 self.machine.business(0, 0, &ack, self.now);
             }
