@@ -78,6 +78,17 @@ impl<'a> Health<'a> {
             .any(|fault| of(fault.part) && felt(fault).meets(span))
     }
 
+    /// Whether a pod's state was away for so long before a moment that the pod may have been taken for dead.
+    #[must_use]
+    pub fn may_be_dead(&self, pod: usize, moment: Moment) -> bool {
+        let states = self.of_pod(pod).iter();
+        let mut states = states.filter(|fault| matches!(fault.part, Part::State(_)));
+        states.any(|fault| {
+            let dead = fault.from.plus(self.limits.dead_after);
+            dead <= fault.settled && dead <= moment
+        })
+    }
+
     /// When neither gateway nor state of the pod could hold what the other one had: what was there then may be lost.
     #[must_use]
     pub fn losses(&self, pod: usize) -> &[Span] {

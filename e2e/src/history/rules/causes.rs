@@ -158,7 +158,9 @@ fn reason_holds(
         Some(Code::ClientLeft) => Err("no client of it has said goodbye".to_owned()),
         Some(Code::Kicked) if timeline.may_have_been_kicked(life, case.health, case.limits) => Ok(()),
         Some(Code::Kicked) => Err("nobody kicked it".to_owned()),
-        Some(code) if code.resumable() || code == Code::ResumeExpired || code == Code::InstanceLost => {
+        Some(Code::InstanceLost) if case.health.may_be_dead(attempt.seen.pod, heard.at) => Ok(()),
+        Some(Code::InstanceLost) => Err("its pod wasn't away for long enough".to_owned()),
+        Some(code) if code.resumable() || code == Code::ResumeExpired => {
             let goodbye = attempt.seen.end.is_some_and(|end| end.how == Ending::Left);
             if !goodbye {
                 return Ok(());

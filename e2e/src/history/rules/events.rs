@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use imaccess_wire::Code;
+
 use super::{Case, Rule};
 use crate::history::record::{Device, Heard, Moment, Session, Span, Told};
 use crate::history::verdict::Verdict;
@@ -72,7 +74,8 @@ fn in_order(case: &Case<'_>, verdict: &mut Verdict, device: Device, events: &[&H
     }
 }
 
-/// The same again comes from the same dialler, on a later stream: the one before broke before it was acknowledged.
+/// The same again comes from the same dialler, on a later stream: the one before broke before it was acknowledged. But the sessions of a
+/// lost instance are told by whoever the replicas choose, each for itself, and by the instance when it comes back after all.
 fn told_once(case: &Case<'_>, verdict: &mut Verdict, device: Device, events: &[&Heard]) {
     let mut first: HashMap<(u8, Session, u64), &Heard> = HashMap::new();
     for &heard in events {
@@ -83,6 +86,8 @@ fn told_once(case: &Case<'_>, verdict: &mut Verdict, device: Device, events: &[&
         let again = heard.stream > before.stream && dialler(case, heard) == dialler(case, before);
         if again {
             verdict.excused("event_told_again_on_a_later_stream");
+        } else if heard.stream != before.stream && (is_of_lost_instance(heard) || is_of_lost_instance(before)) {
+            verdict.excused("end_told_again_for_a_lost_instance");
         } else {
             let text = format!(
                 "{:?} of session {:?}, epoch {}, by {} at {}, and again by {}",
@@ -96,6 +101,11 @@ fn told_once(case: &Case<'_>, verdict: &mut Verdict, device: Device, events: &[&
             verdict.violated(Rule::RepeatedEvent, device, heard.at, text);
         }
     }
+}
+
+fn is_of_lost_instance(heard: &Heard) -> bool {
+    let reason = Code::InstanceLost as u16;
+    heard.told == Told::Offline { reason }
 }
 
 /// A session is over once for each time that it went on: between two ends there is a login.

@@ -365,6 +365,25 @@ fn events_have_causes() {
 }
 
 #[test]
+fn the_sessions_of_a_lost_instance_are_told_by_others() {
+    let reason = Code::InstanceLost as u16;
+    let (mut script, one, _) = two();
+    script.ends(one, 20_500, Ending::Lost);
+    script.told(30_000, Told::Offline { reason }, 1, 1, 100);
+    assert!(script.breaks().contains(&Rule::UnexplainedEvent));
+    script.fault(Part::State(0), FaultKind::Pause, 20_000, 31_000);
+    assert_eq!(script.breaks(), BTreeSet::new());
+    // By another replica's choice, and by itself when it is back.
+    for (stream, told) in [(1, Told::Offline { reason }), (2, LOST)] {
+        script.told(31_000, told, 1, 1, 100);
+        script.0.heard.last_mut().unwrap().stream = stream;
+        script.0.heard.last_mut().unwrap().sequence = 1;
+        script.0.streams.push(format!("pod-{stream}.0"));
+    }
+    assert_eq!(script.breaks(), BTreeSet::new());
+}
+
+#[test]
 fn events_come_once_and_in_order() {
     let (mut good, one, _) = two();
     good.ends(one, 20_000, Ending::Left);
