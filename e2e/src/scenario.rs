@@ -2,6 +2,7 @@
 
 mod away;
 mod bad_binary;
+mod bad_businesses;
 mod bench_capacity;
 mod bench_cpu;
 mod bench_idle;
@@ -15,6 +16,7 @@ mod killed;
 mod kubernetes;
 mod metrics_pages;
 mod planned;
+mod push_kinds;
 mod quickstart;
 mod verdict;
 mod witness;
@@ -47,6 +49,14 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "hanging-business",
         shows: "200 requests that hang in one business leave another's p99 within 1.5 x",
+    },
+    Scenario {
+        name: "push-kinds",
+        shows: "pushes to one, to 10,000 from a file, to a group, to all by a filter: each device's answer, and each device, is right",
+    },
+    Scenario {
+        name: "bad-businesses",
+        shows: "one business hangs, one errs, one is slow, one restarts: the others' p99 within 1.5 x; calls to them end fast; events all come",
     },
     Scenario {
         name: "dead-routing-and-state",
@@ -246,6 +256,8 @@ async fn run_with(name: &str, size: Size, seed: u64, custody: Custody) -> Result
         "quickstart" => quickstart::run(size, seed).await,
         "metrics-pages" => metrics_pages::run(size, seed).await,
         "hanging-business" => hanging_business::run(size, seed, custody).await,
+        "push-kinds" => push_kinds::run(size, seed).await,
+        "bad-businesses" => bad_businesses::run(size, seed).await,
         "dead-routing-and-state" => dead_parts::run(size, seed, custody).await,
         "hostile-clients" => hostile_clients::run(size, seed, custody).await,
         "witness" => witness::run(size, seed).await,

@@ -44,6 +44,13 @@ struct Shared {
     events: Mutex<Vec<ConnectionEvent>>,
 }
 
+impl Shared {
+    fn note(&self, events: Vec<ConnectionEvent>) {
+        let mut all = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(events);
+    }
+}
+
 impl ScriptedBusiness {
     /// Starts it on a free port.
     ///
@@ -152,9 +159,7 @@ async fn attend(mut input: Streaming<FromAccess>, output: Replies, shared: Arc<S
             if *manner.borrow_and_update() == Manner::Hang {
                 return hold(&output).await;
             }
-            let mut events = shared.events.lock().unwrap_or_else(PoisonError::into_inner);
-            events.extend(message.events);
-            drop(events);
+            shared.note(message.events);
             let ack = FromBusiness {
                 event_ack: last,
                 ..FromBusiness::default()
