@@ -26,6 +26,7 @@ mod metrics;
 mod names;
 mod numbering;
 mod outbox;
+mod pulse;
 mod push;
 mod slab;
 mod store;
@@ -61,6 +62,7 @@ use self::hub::Hub;
 pub use self::membership::Member;
 use self::membership::Membership;
 use self::metrics::RoutingMetrics;
+use self::pulse::BEAT;
 use self::push::{MESSAGE_LIMIT, PushApi};
 pub use self::store::{Announcement, MemoryStore, Presence, Retraction, RouteStore, Sizes, StoreUnavailable};
 pub use self::table::{InstanceIndex, Route, Verdict};
@@ -70,8 +72,6 @@ use crate::accepted::accepted;
 const CALLS_PER_CONNECTION: u32 = 1_024;
 /// A caller that is silent for this long is asked whether it lives, and gone after as long again.
 const CALLER_SILENCE: Duration = Duration::from_secs(30);
-/// How often sizes are read, and readiness until it holds.
-const TICK: Duration = Duration::from_millis(100);
 
 /// Why the role can't start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -316,7 +316,7 @@ impl Feeds {
     /// From then on it stays: what isn't known is answered retry, call by call.
     async fn run(mut self, mut membership: Membership, in_sync: Condition, settle_limit: Duration) {
         let start = Instant::now();
-        let mut tick = tokio::time::interval(TICK);
+        let mut tick = tokio::time::interval(BEAT);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -324,6 +324,7 @@ impl Feeds {
                 members = membership.next() => self.adopt(members),
                 Some(ended) = self.tasks.join_next() => self.restart(ended),
                 _ = tick.tick() => {
+                    self.hub.beat();
                     let sizes = self.hub.store.sizes();
                     self.hub.metrics.set_sizes(sizes, self.hub.calls.awaited());
                     if let Some(health) = membership.health() {
