@@ -111,8 +111,8 @@ pub enum ToWorker {
     Lost(u32, Vec<LostSessions>),
     /// Pushes for all whom a filter lets through.
     Broadcasts(u32, Arc<Vec<BroadcastPush>>),
-    /// Sessions whose device has a higher epoch elsewhere.
-    Outranked(Vec<Outranked>),
+    /// Sessions whose device has a higher epoch elsewhere, and the worker's deltas that some replica had acknowledged before.
+    Outranked(Vec<Outranked>, u64),
     /// Connections ended while no gateway was there to say so.
     ConnectionsGone(Gone),
     /// The gateway has fewer shards now, and none for this worker: all that it has goes to another.
@@ -145,7 +145,7 @@ impl std::fmt::Debug for ToWorker {
             Self::GroupCommands(..) => "GroupCommands",
             Self::Broadcasts(..) => "Broadcasts",
             Self::Lost(..) => "Lost",
-            Self::Outranked(_) => "Outranked",
+            Self::Outranked(..) => "Outranked",
             Self::ConnectionsGone(_) => "ConnectionsGone",
             Self::Export { .. } => "Export",
             Self::Import(_) => "Import",
@@ -498,9 +498,9 @@ impl Worker {
                     self.machine.lost_elsewhere(follower, lost, now);
                 }
             }
-            ToWorker::Outranked(outranked) => {
+            ToWorker::Outranked(outranked, heard) => {
                 for outranked in &outranked {
-                    self.machine.outranked(outranked, now);
+                    self.machine.outranked(outranked, heard, now);
                 }
             }
             ToWorker::ConnectionsGone(gone) => self.machine.connections_gone(&gone, now),
