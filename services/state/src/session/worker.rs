@@ -166,6 +166,8 @@ pub struct WorkerConfig {
     pub cluster: String,
     /// Where the gateway's sockets are.
     pub socket_dir: PathBuf,
+    /// How long a gateway may say nothing before its link is given up.
+    pub gateway_silence: Duration,
     /// To the hub.
     pub to_hub: mpsc::Sender<FromWorker>,
     /// From the hub.
@@ -240,6 +242,7 @@ impl Worker {
         tokio::spawn(link::keep(
             config.socket_dir,
             number,
+            config.gateway_silence,
             Arc::clone(&room),
             link_tx,
             leaving_link.clone(),
