@@ -118,8 +118,10 @@ fn environment(limits: &Limits) -> Vec<(&'static str, String)> {
     let ms = |time: Duration| format!("{}ms", time.as_millis());
     vec![
         ("IMACCESS_STATE__RESUME_WINDOW", ms(limits.resume_window)),
+        ("IMACCESS_STATE__GATEWAY_SILENCE", ms(limits.suspect_after)),
         ("IMACCESS_STATE__CUSTODY_LISTENERS", ms(limits.dead_man / 2)),
         ("IMACCESS_STATE__CUSTODY_SOCKETS", ms(limits.dead_man)),
+        ("IMACCESS_GATEWAY__DEADLINES__STATE_SILENCE", ms(limits.suspect_after)),
         ("IMACCESS_GATEWAY__DEADLINES__WITHOUT_STATE", ms(limits.dead_man)),
         ("IMACCESS_ROUTING__RESUME_WINDOW", ms(limits.resume_window)),
         ("IMACCESS_ROUTING__SUSPECT_AFTER", ms(limits.suspect_after)),

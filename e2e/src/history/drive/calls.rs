@@ -24,8 +24,8 @@ use crate::wait::{Seen, wait_until_polled};
 
 /// How long one call is waited for: longer than a replica waits for receipts, shorter than the longest pauses.
 const CALL: Duration = Duration::from_secs(9);
-/// Calls under way at a time.
-const AT_ONCE: usize = 512;
+/// Calls of one replica under way at a time: more than come within [`CALL`], so that a replica that is paused holds up none of another.
+const AT_ONCE: u32 = 2_000;
 /// Devices of one question.
 const ASKED: usize = 32;
 /// Devices of one push of the quiet end.
@@ -41,7 +41,8 @@ struct Shared {
     replicas: Vec<PushClient<Channel>>,
     business: u32,
     served: Served,
-    slots: Arc<Semaphore>,
+    /// By replica.
+    slots: Vec<Semaphore>,
     failed: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -104,7 +105,7 @@ impl Callers {
             replicas: clients,
             business,
             served,
-            slots: Arc::new(Semaphore::new(AT_ONCE)),
+            slots: replicas.iter().map(|_| Semaphore::new(AT_ONCE as usize)).collect(),
             failed: Mutex::default(),
         })))
     }
@@ -142,7 +143,9 @@ impl Callers {
             }),
         );
         // Each has a slot for as long as it is under way.
-        let _ = self.0.slots.acquire_many(AT_ONCE as u32).await;
+        for slots in &self.0.slots {
+            let _ = slots.acquire_many(AT_ONCE).await;
+        }
     }
 
     async fn repeat(
@@ -280,7 +283,7 @@ impl Shared {
     }
 
     async fn push(&self, replica: usize, devices: Vec<Device>) -> Option<Vec<Said>> {
-        let _slot = self.slots.acquire().await.ok()?;
+        let _slot = self.slots[replica].acquire().await.ok()?;
         let id = self.ground.next_push();
         let request = PushDevicesRequest {
             business: self.business,
@@ -306,7 +309,7 @@ impl Shared {
     }
 
     async fn kick(&self, replica: usize, device: Device) {
-        let Ok(_slot) = self.slots.acquire().await else {
+        let Ok(_slot) = self.slots[replica].acquire().await else {
             return;
         };
         let mut client = self.replicas[replica].clone();
@@ -326,7 +329,7 @@ impl Shared {
     }
 
     async fn ask(&self, replica: usize, devices: Vec<Device>) {
-        let Ok(_slot) = self.slots.acquire().await else {
+        let Ok(_slot) = self.slots[replica].acquire().await else {
             return;
         };
         let mut client = self.replicas[replica].clone();

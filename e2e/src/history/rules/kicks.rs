@@ -91,11 +91,23 @@ fn done(case: &Case<'_>, verdict: &mut Verdict, kick: &Kick, timeline: &Timeline
         .seen
         .end
         .is_some_and(|end| matches!(end.how, Ending::Closed { code, .. } if code == Code::Kicked as u16));
-    if reasons.is_empty() && by <= case.history.end && !case.health.lost(one.seen.pod, meanwhile) {
+    // What its business hears waits for every replica's word; who logs in again before is online, and that is what is told.
+    let told_by = case.health.confirmed_after(by).plus(case.limits.news());
+    let back = timeline.attempts.iter().any(|other| {
+        let later = other.login().is_none_or(|login| login.epoch > one.epoch());
+        let meets = other
+            .effect
+            .is_some_and(|effect| effect.meets(Span::new(kick.span.from, told_by)));
+        later && meets && other.seen.number != one.seen.number
+    });
+    if back && reasons.is_empty() {
+        return verdict.excused("kick_not_told_because_the_device_came_back_first");
+    }
+    if reasons.is_empty() && told_by <= case.history.end && !case.health.lost(one.seen.pod, meanwhile) {
         let text = format!("session {:?} is kicked, and no business was told", login.session);
         verdict.violated(Rule::Kicked, kick.device, by, text);
     }
-    if said && reasons.iter().any(|reason| *reason != Code::Kicked as u16) {
+    if said && !reasons.is_empty() && !reasons.contains(&(Code::Kicked as u16)) {
         let text = format!(
             "session {:?}: its client was told that it is kicked, its business {reasons:?}",
             login.session
