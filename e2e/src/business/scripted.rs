@@ -41,6 +41,8 @@ pub struct ScriptedBusiness {
 #[derive(Debug)]
 struct Shared {
     manner: watch::Sender<Manner>,
+    /// Counts its ends: streams end with it.
+    ended: watch::Sender<u64>,
     events: Mutex<Vec<ConnectionEvent>>,
 }
 
@@ -63,6 +65,7 @@ impl ScriptedBusiness {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             manner: watch::Sender::new(manner),
+            ended: watch::Sender::new(0),
             events: Mutex::default(),
         });
         let mut business = Self {
@@ -81,8 +84,8 @@ impl ScriptedBusiness {
 
     /// Breaks its streams and listens no more.
     pub async fn stop(&mut self) {
+        self.shared.ended.send_modify(|ends| *ends += 1);
         if let Some(task) = self.task.take() {
-            task.abort();
             let _ = task.await;
         }
     }
@@ -109,11 +112,15 @@ impl ScriptedBusiness {
 
     fn serve(&mut self, listener: TcpListener) {
         let server = BusinessServer::new(Server(Arc::clone(&self.shared)));
+        let mut ended = self.shared.ended.subscribe();
         self.task = Some(tokio::spawn(async move {
             let incoming = TcpListenerStream::new(listener);
+            let end = async move {
+                let _ = ended.changed().await;
+            };
             let _ = tonic::transport::Server::builder()
                 .add_service(server)
-                .serve_with_incoming(incoming)
+                .serve_with_incoming_shutdown(incoming, end)
                 .await;
         }));
     }
@@ -138,7 +145,13 @@ impl Business for Server {
         request: Request<Streaming<FromAccess>>,
     ) -> Result<Response<Self::ServeStream>, Status> {
         let (sender, receiver) = mpsc::channel(REPLIES);
-        tokio::spawn(attend(request.into_inner(), sender, Arc::clone(&self.0)));
+        let (shared, mut ended) = (Arc::clone(&self.0), self.0.ended.subscribe());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = attend(request.into_inner(), sender, shared) => {}
+                _ = ended.changed() => {}
+            }
+        });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }

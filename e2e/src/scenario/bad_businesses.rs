@@ -281,12 +281,17 @@ async fn heard_everything(business: &ScriptedBusiness, name: &str, guests: usize
             let events = business.events();
             let missing: Vec<String> = (0..guests)
                 .map(guest)
-                .filter(|device| history(&events, device).len() < 4)
+                .filter(|device| !is_whole(&history(&events, device)))
                 .collect();
             Ok(if missing.is_empty() {
                 Seen::Yes(())
             } else {
-                Seen::NotYet(format!("{} of {guests}, such as {}", missing.len(), missing[0]))
+                let first = &missing[0];
+                Seen::NotYet(format!(
+                    "{} of {guests}, such as {first}: {:?}",
+                    missing.len(),
+                    history(&events, first)
+                ))
             })
         },
     )
@@ -298,22 +303,30 @@ async fn heard_everything(business: &ScriptedBusiness, name: &str, guests: usize
     );
     for device in (0..guests).map(guest) {
         let heard = history(&events, &device);
-        let kinds: Vec<EventKind> = heard.iter().map(|(_, kind)| *kind).collect();
-        let whole = [
-            EventKind::Online,
-            EventKind::Offline,
-            EventKind::Online,
-            EventKind::Offline,
-        ];
-        let in_order = heard.is_sorted_by_key(|(epoch, _)| *epoch);
-        if kinds != whole || !in_order {
+        // Within one login a device comes before it goes; between logins the epoch says which is the later one.
+        let in_order = heard
+            .chunk_by(|(one, _), (other, _)| one == other)
+            .all(|login| login.first().is_some_and(|(_, kind)| *kind == EventKind::Online));
+        if !is_whole(&heard) || !in_order {
             bail!("{name} heard of {device}: {heard:?}");
         }
     }
     Ok(())
 }
 
-/// What was heard of a device for the first time, in that order: events may come again.
+/// Whether a guest's two visits were told: each coming, and that it has gone. A device that is back before routing has confirmed that it
+/// had gone was never offline.
+fn is_whole(heard: &[(u64, EventKind)]) -> bool {
+    let comings = heard
+        .iter()
+        .filter(|(_, kind)| *kind == EventKind::Online)
+        .count();
+    let gone = heard.last().is_some_and(|(_, kind)| *kind == EventKind::Offline);
+    comings == 2 && gone
+}
+
+/// What was heard of a device, each for the first time, as events may come again; by epoch, for what different shards tell of one device
+/// has no other order.
 fn history(events: &[ConnectionEvent], device: &str) -> Vec<(u64, EventKind)> {
     let mut heard = Vec::new();
     for event in events.iter().filter(|event| event.device == device) {
@@ -322,5 +335,6 @@ fn history(events: &[ConnectionEvent], device: &str) -> Vec<(u64, EventKind)> {
             heard.push(one);
         }
     }
+    heard.sort_by_key(|(epoch, _)| *epoch);
     heard
 }

@@ -1,14 +1,45 @@
-//! What a part must know of a business service: where it is, how much of it may be in flight, what happens when
-//! one of its receivers is slow.
+//! What a part must know of a business service: where it is, how it is asked, how much of it may be in flight, what happens
+//! when one of its receivers is slow.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use axum::http::Uri;
 use serde::{Deserialize, Serialize};
 
 use crate::config::watched::{self, Loaded};
 use crate::config::{ByteSize, duration};
+
+/// Endpoints that may be listed.
+pub const MAX_ENDPOINTS: usize = 64;
+
+/// Streams that are kept because there are as many endpoints or addresses; more only where `connections` says so. Every sidecar
+/// begins at another place, so that together they reach more than this.
+const MAX_SPREAD: u32 = 8;
+
+/// How a business is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// gRPC, a stream that carries many requests: `Business` in `business.proto`.
+    #[default]
+    Grpc,
+    /// gRPC, a call per request: `UnaryBusiness` in `business.proto`.
+    GrpcUnary,
+    /// HTTP/1.1, a POST of JSON per request.
+    Http,
+}
+
+impl Protocol {
+    fn is_grpc(&self) -> bool {
+        *self == Self::Grpc
+    }
+}
 
 /// What becomes of a message for a connection whose queue for this business is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -31,17 +62,30 @@ pub struct BusinessConfig {
     pub id: u32,
     /// The name people and commands use.
     pub name: String,
-    /// Where its gRPC server listens: `http://host:port`.
+    /// Where its server listens: `http://host:port`. A host with several addresses is spread over.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub endpoint: String,
+    /// Where its servers listen, instead of `endpoint`, if there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<String>,
+    /// How it is asked. (Left out where it is the default, as all below that are newer than a part that may read this.)
+    #[serde(default, skip_serializing_if = "Protocol::is_grpc")]
+    pub protocol: Protocol,
     /// A request not answered in this time gets a timeout code.
     #[serde(default = "default_timeout", with = "duration")]
     pub timeout: Duration,
     /// Requests in flight per worker; more are refused at once, so that a slow business costs a bounded amount.
     #[serde(default = "default_concurrency")]
     pub concurrency: u32,
-    /// Connections to the server per worker.
+    /// Streams to the server per worker; as many as there are endpoints or addresses, up to eight, if those are more.
     #[serde(default = "default_connections")]
     pub connections: u32,
+    /// Requests and sends a second that a sidecar lets through to it, all its workers together, with bursts of one second; 0: any.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub request_rate: u32,
+    /// Devices a second that a routing replica takes pushes for, a push to a group or to all counting as one; 0: any.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub push_rate: u32,
     /// Whether it wants to hear of online, offline and lost sessions.
     #[serde(default)]
     pub events: bool,
@@ -77,15 +121,61 @@ impl BusinessConfig {
             id,
             name: name.to_owned(),
             endpoint: endpoint.to_owned(),
+            endpoints: Vec::new(),
+            protocol: Protocol::default(),
             timeout: default_timeout(),
             concurrency: default_concurrency(),
             connections: default_connections(),
+            request_rate: 0,
+            push_rate: 0,
             events: false,
             client_groups: false,
             queue_bytes: default_queue_bytes(),
             slow_consumer: SlowConsumer::default(),
             pushers: Vec::new(),
         }
+    }
+
+    /// Where its servers listen.
+    #[must_use]
+    pub fn all_endpoints(&self) -> &[String] {
+        if self.endpoints.is_empty() {
+            std::slice::from_ref(&self.endpoint)
+        } else {
+            &self.endpoints
+        }
+    }
+
+    /// Streams that a worker keeps whatever hosts resolve to.
+    #[must_use]
+    pub fn least_streams(&self) -> u32 {
+        let endpoints = u32::try_from(self.all_endpoints().len()).unwrap_or(u32::MAX);
+        self.connections.max(endpoints.min(MAX_SPREAD))
+    }
+
+    /// Streams that a worker keeps if the hosts have as many addresses.
+    #[must_use]
+    pub fn most_streams(&self) -> u32 {
+        let is_address =
+            |endpoint: &String| host_and_port(endpoint).is_some_and(|(host, _)| is_address(&host));
+        if self.all_endpoints().iter().all(is_address) {
+            self.least_streams()
+        } else {
+            self.least_streams().max(MAX_SPREAD)
+        }
+    }
+
+    /// Whether streams that were dialled for `other` do for this one too.
+    #[must_use]
+    pub fn is_reached_like(&self, other: &Self) -> bool {
+        let streams = self.protocol == other.protocol
+            && self.all_endpoints() == other.all_endpoints()
+            && self.connections == other.connections;
+        // Those that make calls bound them, and their time, themselves, and events have one of their own.
+        let calls = self.concurrency == other.concurrency
+            && self.timeout == other.timeout
+            && self.events == other.events;
+        streams && (calls || self.protocol.is_grpc())
     }
 
     fn validate(&self) -> Result<(), String> {
@@ -96,11 +186,23 @@ impl BusinessConfig {
         if self.name.is_empty() {
             return fault("the name must not be empty");
         }
-        if !is_http_endpoint(&self.endpoint) {
-            return fault(&format!(
-                "the endpoint {:?} must read http://host:port",
-                self.endpoint
-            ));
+        if self.endpoint.is_empty() == self.endpoints.is_empty() {
+            return fault("give it an endpoint, or a list of endpoints, and not both");
+        }
+        if self.endpoints.len() > MAX_ENDPOINTS {
+            return fault(&format!("at most {MAX_ENDPOINTS} endpoints may be listed"));
+        }
+        let mut seen = HashSet::new();
+        for endpoint in self.all_endpoints() {
+            if endpoint.contains('@') {
+                return fault("an endpoint must read http://host:port, without a user");
+            }
+            if host_and_port(endpoint).is_none() {
+                return fault(&format!("the endpoint {endpoint:?} must read http://host:port"));
+            }
+            if !seen.insert(endpoint) {
+                return fault(&format!("the endpoint {endpoint:?} is listed twice"));
+            }
         }
         if self.timeout.is_zero() {
             return fault("the timeout must be longer than zero");
@@ -163,12 +265,23 @@ pub fn validate_all(businesses: &[BusinessConfig]) -> Result<(), String> {
     Ok(())
 }
 
-fn is_http_endpoint(endpoint: &str) -> bool {
-    let Ok(uri) = endpoint.parse::<axum::http::Uri>() else {
-        return false;
-    };
+/// Host and port of an endpoint, an IPv6 address in its brackets; `None` if it has another form than `http://host:port`.
+#[must_use]
+pub fn host_and_port(endpoint: &str) -> Option<(String, u16)> {
+    let uri: Uri = endpoint.parse().ok()?;
     let plain = uri.scheme_str() == Some("http") && matches!(uri.path(), "" | "/") && uri.query().is_none();
-    plain && uri.host().is_some_and(|host| !host.is_empty()) && uri.port_u16().is_some_and(|port| port != 0)
+    let host = uri.host().filter(|host| plain && !host.is_empty())?;
+    let port = uri.port_u16().filter(|port| *port != 0)?;
+    Some((host.to_owned(), port))
+}
+
+fn is_address(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.parse::<IpAddr>().is_ok()
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 fn default_timeout() -> Duration {
@@ -185,87 +298,4 @@ fn default_connections() -> u32 {
 
 fn default_queue_bytes() -> ByteSize {
     ByteSize(64 * 1_024)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn three_fields_are_enough() {
-        let read: BusinessConfig =
-            serde_yaml::from_str("{id: 1, name: echo, endpoint: 'http://127.0.0.1:7001'}").unwrap();
-        assert_eq!(read, BusinessConfig::new(1, "echo", "http://127.0.0.1:7001"));
-        let written = serde_yaml::to_string(&read).unwrap();
-        assert!(
-            written.contains("timeout: 10s") && written.contains("queue_bytes: 64KiB"),
-            "{written}"
-        );
-        assert!(written.contains("slow_consumer: drop-oldest"), "{written}");
-        assert_eq!(serde_yaml::from_str::<BusinessConfig>(&written).unwrap(), read);
-    }
-
-    #[test]
-    fn a_file_adds_to_what_is_fixed() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("businesses.yaml");
-        let fixed = [BusinessConfig::new(1, "echo", "http://127.0.0.1:7001")];
-        let load = |text: &str| {
-            std::fs::write(&file, text).unwrap();
-            load_all(&fixed, Some(&file))
-        };
-        let pushers = "[{namespace: chat, service_account: server}]";
-        let chat =
-            format!("- {{id: 2, name: chat, endpoint: 'http://chat.chat.svc:9000', pushers: {pushers}}}");
-        let loaded = load(&chat).unwrap();
-        assert_eq!(loaded.value.len(), 2);
-        assert_eq!(loaded.value[1].pushers[0].service_account, "server");
-        assert_eq!(loaded.generation, watched::fingerprint(chat.as_bytes()));
-        assert_eq!(load("# none yet\n").unwrap().value, fixed);
-        for (text, expected) in [
-            ("- {id: 1, name: x, endpoint: 'http://x:1'}", "have the id 1"),
-            (
-                "- {id: 2, name: x, endpoint: 'http://x:1', tiemout: 1s}",
-                "tiemout",
-            ),
-            ("businesses: []", "businesses.yaml"),
-        ] {
-            let fault = load(text).unwrap_err();
-            assert!(fault.contains(expected), "{fault}");
-        }
-    }
-
-    #[test]
-    fn faults_are_named() {
-        let echo = BusinessConfig::new(1, "echo", "http://127.0.0.1:7001");
-        assert_eq!(validate_all(std::slice::from_ref(&echo)), Ok(()));
-        let with = |change: fn(&mut BusinessConfig)| {
-            let mut other = BusinessConfig::new(2, "other", "http://[::1]:7002");
-            change(&mut other);
-            validate_all(&[echo.clone(), other])
-        };
-        assert_eq!(with(|_| ()), Ok(()));
-        type Case = (fn(&mut BusinessConfig), &'static str);
-        let faults: [Case; 9] = [
-            (|b| b.id = 0, "must not be 0"),
-            (|b| b.id = 1, "have the id 1"),
-            (|b| b.name = "echo".to_owned(), "have the name \"echo\""),
-            (|b| b.name.clear(), "name must not be empty"),
-            (|b| b.endpoint = "127.0.0.1:7001".to_owned(), "http://host:port"),
-            (|b| b.endpoint = "http://host".to_owned(), "http://host:port"),
-            (|b| b.timeout = Duration::ZERO, "timeout"),
-            (|b| b.concurrency = 0, "concurrency"),
-            (
-                |b| {
-                    let pusher = "{namespace: shop, service_account: ''}";
-                    b.pushers = vec![serde_yaml::from_str(pusher).unwrap()];
-                },
-                "service_account",
-            ),
-        ];
-        for (change, expected) in faults {
-            let fault = with(change).unwrap_err();
-            assert!(fault.contains(expected), "{fault:?} should say {expected:?}");
-        }
-    }
 }

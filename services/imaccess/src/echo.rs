@@ -189,7 +189,8 @@ impl Echo {
         Ok((!nothing).then_some(FromBusiness {
             replies,
             event_ack,
-            ..FromBusiness::default()
+            // Nothing is kept that a snapshot could put right.
+            resync: false,
         }))
     }
 }

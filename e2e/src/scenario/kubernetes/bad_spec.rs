@@ -254,6 +254,34 @@ fn bad() -> Vec<Bad> {
             &["must read http://host:port"],
         ),
         (
+            "a business without an endpoint",
+            json!({"businesses": [{"id": 1, "name": "a"}]}),
+            &["an endpoint, or a list of endpoints, and not both"],
+        ),
+        (
+            "a business with an endpoint and endpoints",
+            {
+                let mut business = business(1, "a", HTTP);
+                business["endpoints"] = json!([HTTP]);
+                json!({"businesses": [business]})
+            },
+            &["an endpoint, or a list of endpoints, and not both"],
+        ),
+        (
+            "an endpoint in a list that is none",
+            json!({"businesses": [{"id": 1, "name": "a", "endpoints": [HTTP, "https://echo:9000"]}]}),
+            &["spec.businesses[0].endpoints[1]", "should match '^http://"],
+        ),
+        (
+            "an unknown way to ask a business",
+            {
+                let mut business = business(1, "a", HTTP);
+                business["protocol"] = json!("Carrier");
+                json!({"businesses": [business]})
+            },
+            &["protocol", "supported values", "GrpcUnary"],
+        ),
+        (
             "a business with id 0",
             json!({"businesses": [business(0, "a", HTTP)]}),
             &["id", "greater than or equal to 1"],
@@ -326,6 +354,14 @@ fn good() -> Vec<(&'static str, Value)> {
             ),
         ),
         ("256 businesses", json!({ "businesses": many })),
+        ("a business at several places", {
+            let many: Vec<_> = (1..=64)
+                .map(|number| format!("http://chat-{number}.chat:9000"))
+                .collect();
+            json!({"businesses": [{
+                "id": 7, "name": "chat", "endpoints": many, "protocol": "Http", "requestRate": 500, "pushRate": 0,
+            }]})
+        }),
         ("pushers", {
             let mut business = business(7, "chat", "http://chat:9000");
             business["pushers"] = json!([{"namespace": "chat", "serviceAccount": "chat"}]);

@@ -26,10 +26,25 @@ fn each_change_replaces_what_it_must_and_no_more() {
         fn(&mut ImAccessClusterSpec),
         &'static [&'static str],
     );
-    let table: [Case; 12] = [
+    let table: [Case; 13] = [
         (
             "a business",
             |spec| spec.businesses.push(business()),
+            &[
+                "ConfigMap demo-sidecar",
+                "ConfigMap demo-state",
+                "ConfigMap demo-ipconfig",
+            ],
+        ),
+        (
+            "how a business is reached, and how much of it",
+            |spec| {
+                let changed = json!({
+                    "id": 1, "name": "echo", "endpoints": ["http://a:1", "http://b:1"], "protocol": "Http",
+                    "requestRate": 9, "pushRate": 9,
+                });
+                spec.businesses = vec![serde_json::from_value(changed).unwrap()];
+            },
             &[
                 "ConfigMap demo-sidecar",
                 "ConfigMap demo-state",

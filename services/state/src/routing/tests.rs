@@ -3,6 +3,7 @@
 mod access;
 mod commands;
 mod fake;
+mod http;
 mod life;
 
 use std::time::Duration;

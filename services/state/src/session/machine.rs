@@ -8,6 +8,7 @@
 
 mod broadcast;
 mod business;
+mod circuit;
 mod command;
 mod ended;
 mod ending;
@@ -19,8 +20,10 @@ mod lost;
 mod membership;
 mod push;
 mod quiesce;
+mod rate;
 mod reload;
 mod route;
+mod streams;
 mod takeover;
 #[cfg(test)]
 mod tests;
@@ -53,7 +56,9 @@ pub use self::ending::Owed;
 use self::held::Held;
 pub use self::link::Gone;
 use self::lost::Told;
+use self::push::Waiting;
 pub use self::route::RouteChunk;
+pub use self::streams::{count_streams, first_for_requests};
 use self::takeover::Syncing;
 pub use self::transfer::{Answered, Moved, Transfer};
 
@@ -185,9 +190,13 @@ pub struct Machine {
     leaving: VecDeque<(u64, Key)>,
     /// Answers given while there was no link: session, message, code. Said again when there is one.
     undelivered: Vec<(Key, u64, u16)>,
+    /// Pushes that wait for the link.
+    waiting: Waiting,
     pushes: Vec<PendingPush>,
     free_pushes: Vec<u32>,
     rng: fastrand::Rng,
+    /// The time that was told last with frames or a tick, in microseconds: for what needn't know it better.
+    clock: u64,
     /// Scratch for ids that are due.
     due: Vec<u64>,
 }
@@ -235,9 +244,11 @@ impl Machine {
             restored_suspended: BinaryHeap::new(),
             leaving: VecDeque::new(),
             undelivered: Vec::new(),
+            waiting: Waiting::default(),
             pushes: Vec::new(),
             free_pushes: Vec::new(),
             rng: fastrand::Rng::with_seed(u64::from(settings.worker)),
+            clock: 0,
             due: Vec::new(),
             settings,
             shared,
@@ -246,6 +257,7 @@ impl Machine {
 
     /// Time has passed: ends what is due.
     pub fn tick(&mut self, now: Now) {
+        self.clock = now.micros;
         let mut due = std::mem::take(&mut self.due);
         self.in_flight.sweep(now.micros, &mut due);
         for id in due.drain(..) {

@@ -21,6 +21,8 @@ pub struct Metrics {
     pub restored: IntCounter,
     /// Answers to uplink messages, by business and code.
     pub answers: IntCounterVec,
+    /// Answers `busy` that no business gave, by business and what there was too much of.
+    pub busy: IntCounterVec,
     /// Request to reply, by business.
     pub latency: HistogramVec,
     /// Requests in flight, by worker and business.
@@ -37,6 +39,10 @@ pub struct Metrics {
     pub stream_failures: IntCounterVec,
     /// Streams to businesses that are up, by business.
     pub streams: IntGaugeVec,
+    /// Streams whose circuit is open, by business.
+    pub circuit_open: IntGaugeVec,
+    /// Circuits that opened, by business.
+    pub circuit_opened: IntCounterVec,
     /// Events not acknowledged, by worker and business.
     pub events_waiting: IntGaugeVec,
     /// Events acknowledged, by business.
@@ -103,6 +109,12 @@ impl Metrics {
                 "Answers to uplink messages.",
                 &["business", "code"],
             ),
+            busy: counter_vec(
+                r,
+                "imaccess_state_uplink_busy_total",
+                "Messages answered busy: too many of the session or the business in flight, too much queued, or a rate exceeded.",
+                &["business", "why"],
+            ),
             latency: histogram_vec(
                 r,
                 "imaccess_state_uplink_seconds",
@@ -148,6 +160,18 @@ impl Metrics {
                 r,
                 "imaccess_state_business_streams",
                 "Streams that are up.",
+                &["business"],
+            ),
+            circuit_open: gauge_vec(
+                r,
+                "imaccess_state_business_circuit_open",
+                "Streams that aren't asked because nothing came back.",
+                &["business"],
+            ),
+            circuit_opened: counter_vec(
+                r,
+                "imaccess_state_business_circuit_opened_total",
+                "How often a stream was given up for a while.",
                 &["business"],
             ),
             events_waiting: gauge_vec(
@@ -248,6 +272,8 @@ impl Metrics {
             latency: self.latency.with_label_values(&[name]),
             late: self.late_replies.with_label_values(&[name]),
             in_flight: self.in_flight.with_label_values(&[worker, name]),
+            circuit_open: self.circuit_open.with_label_values(&[name]),
+            circuit_opened: self.circuit_opened.with_label_values(&[name]),
             events: self.events.with_label_values(&[name]),
             events_waiting: self.events_waiting.with_label_values(&[worker, name]),
             events_dropped: self.events_dropped.with_label_values(&[name]),
@@ -268,6 +294,10 @@ pub struct BusinessMetrics {
     pub late: IntCounter,
     /// Requests in flight on this worker.
     pub in_flight: IntGauge,
+    /// Streams whose circuit is open, of all workers.
+    pub circuit_open: IntGauge,
+    /// Circuits that opened.
+    pub circuit_opened: IntCounter,
     /// Events acknowledged.
     pub events: IntCounter,
     /// Events not acknowledged.

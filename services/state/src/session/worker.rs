@@ -3,7 +3,7 @@
 //!
 //! A turn takes what is ready (bounded), lets the machine decide, and hands on what it produced. The rules:
 //! - The worker waits in one place only, the `select!` of [`Worker::run`]; it never waits for the hub or a mailbox.
-//! - Bytes for the gateway above [`LINK_SOFT`]: businesses are not read, and pushes answer retry. Above [`LINK_HARD`]:
+//! - Bytes for the gateway above [`LINK_SOFT`]: businesses are not read, and pushes wait, within a bound. Above [`LINK_HARD`]:
 //!   the gateway isn't read either. (The gateway always reads, so this ends.)
 //! - Deltas for the hub above [`ROUTES_HARD`]: logins wait in their bounded queue.
 //! - Dropping the worker closes its mailboxes and channels, which ends its tasks.
@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Now;
 use super::link::{self, LinkEvent};
-use super::machine::{Gone, Machine, RouteChunk, Settings, Shared, Transfer};
+use super::machine::{Gone, Machine, RouteChunk, Settings, Shared, Transfer, count_streams};
 use super::mailbox::Mailbox;
 use super::metrics::Metrics;
 use super::out::RouteOut;
@@ -250,6 +250,7 @@ impl Worker {
         let context = StreamContext {
             cluster: config.cluster,
             dialler: String::new(),
+            place: 0,
             room: Arc::clone(&room),
             events: stream_tx,
             metrics: config.shared.metrics.clone(),
@@ -356,6 +357,7 @@ impl Worker {
                 if self.context.dialler.is_empty() {
                     self.dialled = now.micros;
                     self.context.dialler = format!("{}/{}", hello.instance, self.number);
+                    self.context.place = business::first_place(&hello.instance, self.number);
                     let places: Vec<usize> = self.machine.places().collect();
                     places.into_iter().for_each(|place| self.dial(place));
                 }
@@ -373,17 +375,13 @@ impl Worker {
 
     fn dial(&self, business: usize) {
         let config = self.machine.business_at(business);
-        for stream in 0..config.connections as usize {
-            let id = StreamId { business, stream };
-            let stop = self.stops[business].clone();
-            tokio::spawn(business::keep(config.clone(), id, self.context.clone(), stop));
-        }
+        business::start(config, business, &self.context, &self.stops[business]);
     }
 
     /// Makes room for the streams of businesses that have come.
     fn add_streams(&mut self) {
         for business in self.streams.len()..self.machine.count_places() {
-            let count = self.machine.business_at(business).connections;
+            let count = count_streams(self.machine.business_at(business));
             self.streams.push((0..count).map(|_| None).collect());
             self.stops.push(CancellationToken::new());
         }
@@ -450,6 +448,10 @@ impl Worker {
                 let now = self.now();
                 self.machine.business(business, stream, &batch, now);
             }
+            StreamEvent::Failed(replies) => {
+                let now = self.now();
+                self.machine.calls_failed(business, stream, &replies, now);
+            }
             StreamEvent::Down => {
                 self.streams[business][stream] = None;
                 let now = self.now();
@@ -469,9 +471,8 @@ impl Worker {
             ToWorker::Confirm(upto) => self.machine.confirm(upto, now),
             ToWorker::Chunk { follower, from } => self.asked.push((follower, from)),
             ToWorker::Pushes(follower, pushes) => {
-                for push in &pushes {
-                    let room = self.machine.link.bytes() < LINK_SOFT;
-                    self.machine.push(follower, push, room);
+                for push in pushes {
+                    self.machine.push(follower, push, LINK_SOFT, now);
                 }
             }
             ToWorker::Groups(pushes) => {

@@ -1,5 +1,6 @@
 //! A sidecar among neighbours that the test plays, over real sockets.
 
+mod calls;
 mod cost;
 mod custody;
 mod ending;
@@ -7,6 +8,7 @@ mod handover;
 mod harness;
 mod reload;
 mod secure;
+mod servers;
 
 use std::time::Duration;
 

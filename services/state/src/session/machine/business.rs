@@ -1,6 +1,6 @@
 //! Businesses: which streams are up, what goes out on them, what comes back, what takes too long.
 
-use imaccess_common::business::{BusinessConfig, SlowConsumer};
+use imaccess_common::business::{BusinessConfig, Protocol, SlowConsumer};
 use imaccess_proto::v1::{
     BusinessQueue, BusinessReply, BusinessRequest, EventKind, FromAccess, FromBusiness, SlowConsumerPolicy,
 };
@@ -9,17 +9,12 @@ use imaccess_wire::frame::Reply;
 use imaccess_wire::limits::MAX_BODY;
 
 use super::Machine;
+use super::streams::{Kind, Late, Moment, Refusal, Streams};
 use crate::session::Now;
 use crate::session::events::{Backlog, of_session};
-use crate::session::inflight::{Entry, NONE};
+use crate::session::inflight::{Entry, InFlight, NONE};
 use crate::session::metrics::BusinessMetrics;
 use crate::session::record::Phase;
-
-/// Bytes that may wait for one stream: at 100,000 messages of 128 bytes a second, 0.3 s. Beyond it: busy.
-const STREAM_QUEUE_BYTES: usize = 4 * 1024 * 1024;
-
-/// Bytes per batch: well below the 4 MiB that gRPC servers take by default.
-const BATCH_BYTES: usize = 1024 * 1024;
 
 /// Events per batch: keeps one below 200 KiB.
 const EVENTS_PER_BATCH: usize = 512;
@@ -58,64 +53,12 @@ pub(super) struct Business {
     pub(super) events: Backlog,
     /// The record from which a snapshot goes on that the business has asked for.
     pub(super) snapshot: Option<u32>,
-    streams: Vec<Stream>,
-    /// The stream after the one used last.
-    next: usize,
-}
-
-#[derive(Debug, Default)]
-struct Stream {
-    up: bool,
-    requests: Vec<BusinessRequest>,
-    bytes: usize,
-}
-
-impl Stream {
-    fn take(&mut self) -> Vec<BusinessRequest> {
-        if self.bytes <= BATCH_BYTES {
-            self.bytes = 0;
-            let next = Vec::with_capacity(self.requests.len());
-            return std::mem::replace(&mut self.requests, next);
-        }
-        let mut bytes = 0;
-        let fits = |request: &BusinessRequest| {
-            bytes += weight(request);
-            bytes <= BATCH_BYTES
-        };
-        let count = self
-            .requests
-            .iter()
-            .map(fits)
-            .position(|fits| !fits)
-            .unwrap_or(self.requests.len())
-            .max(1);
-        let batch: Vec<_> = self.requests.drain(..count).collect();
-        self.bytes -= batch.iter().map(weight).sum::<usize>();
-        batch
-    }
-}
-
-/// What a request costs on its stream, roughly.
-fn weight(request: &BusinessRequest) -> usize {
-    160 + request.payload.len() + request.metadata.len()
-}
-
-/// A stream that was chosen, and whether it can take more.
-pub(super) struct Choice {
-    stream: u16,
-    room: bool,
-}
-
-impl Choice {
-    /// The stream, if it has room.
-    pub(super) fn with_room(&self) -> Option<u16> {
-        self.room.then_some(self.stream)
-    }
+    streams: Streams,
 }
 
 impl Business {
     pub(super) fn new(config: BusinessConfig, metrics: BusinessMetrics, backlog_bytes: usize) -> Self {
-        let streams = (0..config.connections).map(|_| Stream::default()).collect();
+        let streams = Streams::new(&config);
         Self {
             config,
             life: Life::Serving,
@@ -124,13 +67,24 @@ impl Business {
             events: Backlog::new(backlog_bytes),
             snapshot: None,
             streams,
-            next: 0,
         }
     }
 
     /// Whether it can be asked.
     pub(super) fn is_up(&self) -> bool {
-        self.streams.iter().any(|stream| stream.up)
+        self.streams.any_up()
+    }
+
+    /// From now on it is counted under these.
+    pub(super) fn count_under(&mut self, metrics: BusinessMetrics) {
+        self.streams
+            .count_circuits(&self.metrics.circuit_open, Some(&metrics.circuit_open));
+        self.metrics = metrics;
+    }
+
+    /// Nothing of it is counted any more.
+    pub(super) fn end_counts(&self) {
+        self.streams.count_circuits(&self.metrics.circuit_open, None);
     }
 
     /// Its events, for the one that takes its place.
@@ -138,43 +92,35 @@ impl Business {
         std::mem::replace(&mut self.events, Backlog::new(backlog_bytes))
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.in_flight >= self.config.concurrency
+    /// The stream for one more message, or why there is none. `full`: its session has as many requests in flight as it may.
+    pub(super) fn admit(&mut self, kind: Kind, full: bool, moment: Moment) -> Result<u16, Refusal> {
+        if kind == Kind::Request {
+            if full {
+                return Err(Refusal::Session);
+            }
+            if self.in_flight >= self.config.concurrency {
+                return Err(Refusal::Concurrency);
+            }
+        }
+        self.streams.admit(kind, &self.config, moment)
     }
 
     pub(super) fn timeout_ms(&self) -> u32 {
         u32::try_from(self.config.timeout.as_millis()).unwrap_or(u32::MAX)
     }
 
-    /// The next stream that is up, in turn.
-    pub(super) fn choose_stream(&mut self) -> Option<Choice> {
-        let count = self.streams.len();
-        let chosen = (0..count)
-            .map(|step| (self.next + step) % count)
-            .find(|&index| self.streams[index].up)?;
-        self.next = (chosen + 1) % count;
-        Some(Choice {
-            stream: chosen as u16,
-            room: self.streams[chosen].bytes < STREAM_QUEUE_BYTES,
-        })
-    }
-
     pub(super) fn hand_on(&mut self, stream: u16, request: BusinessRequest) {
-        let stream = &mut self.streams[usize::from(stream)];
-        stream.bytes += weight(&request);
-        stream.requests.push(request);
+        self.streams.hand_on(stream, request);
     }
 
     /// Whether requests wait for a stream that is there.
     pub(super) fn has_requests(&self) -> bool {
-        self.streams
-            .iter()
-            .any(|stream| stream.up && !stream.requests.is_empty())
+        self.streams.any_has_requests()
     }
 
     /// Whether it is there and hasn't acknowledged all events.
     pub(super) fn has_events(&self) -> bool {
-        self.streams.first().is_some_and(|stream| stream.up) && !self.events.is_empty()
+        self.streams.is_up(0) && !self.events.is_empty()
     }
 
     pub(super) fn note_events(&mut self) {
@@ -199,9 +145,11 @@ impl Business {
 impl Machine {
     /// A stream to a business is open. Events go over its first one, from the first unacknowledged.
     pub fn stream_up(&mut self, business: usize, stream: usize) {
-        self.succeeded(business);
+        if self.businesses[business].streams.takes_requests(stream) {
+            self.succeeded(business);
+        }
         let business = &mut self.businesses[business];
-        business.streams[stream].up = true;
+        business.streams.up(stream);
         if stream == 0 {
             business.events.restart();
         }
@@ -209,7 +157,7 @@ impl Machine {
 
     /// A stream broke: whether its requests were acted on isn't known, so they may be repeated.
     pub fn stream_down(&mut self, business: usize, stream: usize, now: Now) {
-        self.businesses[business].streams[stream] = Stream::default();
+        self.businesses[business].streams.down(stream, now.micros);
         if stream == 0 {
             // It asks again, on its new stream.
             self.businesses[business].snapshot = None;
@@ -225,20 +173,24 @@ impl Machine {
     #[must_use]
     pub fn stream_is_ready(&self, business: usize, stream: usize) -> bool {
         let business = &self.businesses[business];
-        let queue = &business.streams[stream];
-        let events = stream == 0 && (business.events.is_ready() || business.snapshot.is_some());
-        queue.up && (!queue.requests.is_empty() || events)
+        let waits = business.events.is_ready() || business.snapshot.is_some();
+        let events = stream == 0 && business.streams.is_up(0) && waits;
+        events || business.streams.has_requests(stream)
     }
 
     /// What a stream has to send next: its requests, as far as one batch goes, and the events that are due.
     pub fn take_stream(&mut self, business: usize, stream: usize) -> FromAccess {
         let place = business;
         let business = &mut self.businesses[place];
-        let queue = &mut business.streams[stream];
         let mut out = FromAccess {
-            requests: queue.take(),
+            requests: business.streams.take(stream),
             ..FromAccess::default()
         };
+        if business.config.protocol != Protocol::Grpc {
+            // Calls are bounded, so requests may have waited: some for too long.
+            out.requests
+                .retain_mut(|request| wait_less(&self.in_flight, request, self.clock));
+        }
         if stream == 0 {
             out.events = business.events.next(EVENTS_PER_BATCH);
             self.take_snapshot(place, &mut out);
@@ -274,20 +226,64 @@ impl Machine {
         if batch.resync && stream == 0 && self.businesses[business].config.events {
             self.businesses[business].snapshot = Some(0);
         }
+        if !batch.replies.is_empty() {
+            // Also one that comes too late says that somebody is there.
+            let business = &mut self.businesses[business];
+            business.streams.succeeded(stream, &business.metrics);
+        }
         for reply in &batch.replies {
-            let awaited = self.in_flight.get(reply.id).is_some_and(|entry| {
-                usize::from(entry.business) == business && usize::from(entry.stream) == stream
-            });
-            match awaited.then(|| self.finish(reply.id)).flatten() {
+            match self.awaited(business, stream, reply.id) {
                 Some(entry) => self.answer_with(&entry, reply, now),
+                // A call that was a send: it only says that somebody is there.
+                None if reply.id == 0 => {}
                 None => self.businesses[business].metrics.late.inc(),
             }
+        }
+    }
+
+    /// Calls that got no answer, and what their clients are to be told; an id of 0 is a send's.
+    pub fn calls_failed(&mut self, business: usize, stream: usize, replies: &[BusinessReply], now: Now) {
+        for reply in replies {
+            let entry = self.awaited(business, stream, reply.id);
+            if entry.is_some() || reply.id == 0 {
+                let jitter = self.rng.f32();
+                let business = &mut self.businesses[business];
+                business
+                    .streams
+                    .failed(stream, reply.id, now.micros, jitter, &business.metrics);
+            }
+            if let Some(entry) = entry {
+                self.answer_with(&entry, reply, now);
+            }
+        }
+    }
+
+    /// Takes out a request for which an answer came over this stream, if it is still waited for.
+    fn awaited(&mut self, business: usize, stream: usize, id: u64) -> Option<Entry> {
+        let entry = self.in_flight.get(id)?;
+        if usize::from(entry.business) == business && usize::from(entry.stream) == stream {
+            self.finish(id)
+        } else {
+            None
         }
     }
 
     /// Nobody waits for this request any more.
     pub(super) fn time_out(&mut self, id: u64, now: Now) {
         if let Some(entry) = self.finish(id) {
+            let late = Late {
+                id,
+                waited: now.micros.saturating_sub(entry.since_micros),
+                now: now.micros,
+                jitter: self.rng.f32(),
+            };
+            let business = &mut self.businesses[usize::from(entry.business)];
+            business.streams.timed_out(
+                usize::from(entry.stream),
+                &late,
+                &business.config,
+                &business.metrics,
+            );
             self.deliver(&entry, Code::DeadlineExceeded as u16, 0, &[], now);
         }
     }
@@ -313,6 +309,7 @@ impl Machine {
         }
         let business = &mut self.businesses[usize::from(entry.business)];
         business.in_flight -= 1;
+        business.streams.finished(entry.stream);
         business.metrics.in_flight.set(i64::from(business.in_flight));
         Some(entry)
     }
@@ -410,4 +407,17 @@ impl Machine {
             .with_label_values(&[name, code.name()])
             .inc();
     }
+}
+
+/// Whether this request is still waited for; then it says for how long.
+fn wait_less(in_flight: &InFlight, request: &mut BusinessRequest, now_micros: u64) -> bool {
+    if request.id == 0 {
+        return true;
+    }
+    let Some(entry) = in_flight.get(request.id) else {
+        return false;
+    };
+    let left = entry.due_micros.saturating_sub(now_micros) / 1_000;
+    request.deadline_ms = u32::try_from(left).unwrap_or(u32::MAX).max(1);
+    true
 }

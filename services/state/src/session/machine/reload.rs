@@ -1,7 +1,7 @@
 //! Businesses that come, change and go while the worker runs. No connection is closed for it, and no other business's stream is touched.
 //!
-//! A business keeps its place in the list for ever, for requests in flight and streams name it by that. One that changes its endpoint, or
-//! its number of streams, gets a new place: requests go to the old one until a stream of the new one is up, then the old one finishes what
+//! A business keeps its place in the list for ever, for requests in flight and streams name it by that. One that is to be
+//! reached otherwise (endpoints, protocol, number of streams) gets a new place: requests go to the old one until a stream of the new one is up, then the old one finishes what
 //! it has. One that is removed is unknown at once, and finishes too. A place that is done with costs nothing but itself, so places aren't
 //! used again.
 
@@ -23,9 +23,7 @@ impl Machine {
             match listed.iter().find(|new| new.id == id) {
                 None if old.life != Life::Done => self.retire(place),
                 Some(new) if old.life == Life::Serving && *new != old.config => {
-                    let moves =
-                        new.endpoint != old.config.endpoint || new.connections != old.config.connections;
-                    if !moves {
+                    if new.is_reached_like(&old.config) {
                         self.rename(place, new);
                     } else if let Some(successor) = self.add(new) {
                         let events = self.businesses[place].take_events(self.settings.event_backlog_bytes);
@@ -65,6 +63,12 @@ impl Machine {
         (0..self.businesses.len()).filter(|place| self.businesses[*place].life == Life::Serving)
     }
 
+    /// Whether every business can be asked.
+    #[must_use]
+    pub fn all_can_be_asked(&self) -> bool {
+        self.places().all(|place| self.businesses[place].is_up())
+    }
+
     /// The places that are done with since the last call: their streams may end.
     pub fn take_done_places(&mut self) -> Vec<usize> {
         if self.retiring == 0 {
@@ -74,6 +78,7 @@ impl Machine {
         for (place, business) in self.businesses.iter_mut().enumerate() {
             if business.life == Life::Retiring && business.in_flight == 0 && !business.has_requests() {
                 business.life = Life::Done;
+                business.end_counts();
                 self.retiring -= 1;
                 done.push(place);
             }
@@ -125,7 +130,7 @@ impl Machine {
     fn rename(&mut self, place: usize, new: &BusinessConfig) {
         if new.name != self.businesses[place].config.name {
             let metrics = self.metrics_of(new);
-            self.businesses[place].metrics = metrics;
+            self.businesses[place].count_under(metrics);
         }
         self.businesses[place].config = new.clone();
     }

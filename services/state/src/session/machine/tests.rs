@@ -1,6 +1,7 @@
 //! A machine and everyone around it, in virtual time: random schedules of logins, losses, requests, replies, breaks
 //! and restarts, checked against what must hold whatever happens.
 
+mod admission;
 mod commands;
 mod ending;
 mod handover;

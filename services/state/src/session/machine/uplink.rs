@@ -7,6 +7,7 @@ use imaccess_wire::header::{self, ProtocolError, Split};
 use imaccess_wire::limits::MAX_LOGIN_GROUPS;
 use imaccess_wire::{Code, FrameType, Limits};
 
+use super::streams::{Kind, Moment, Refusal};
 use super::{LinkState, Machine};
 use crate::session::Now;
 use crate::session::inflight::Entry;
@@ -19,6 +20,7 @@ const RETRY_MS: std::ops::Range<u32> = 100..200;
 impl Machine {
     /// Data frames, each whole, with the addresses of their connections.
     pub fn uplink(&mut self, frames: &Frames, now: Now) {
+        self.clock = now.micros;
         if !self.may_send() {
             // The gateway has said that nothing comes any more.
             self.shared
@@ -88,7 +90,7 @@ impl Machine {
         let body = split.body();
         match split.header.kind {
             Some(FrameType::Request) => self.request(key, handle, frame, &Request::decode(body)?, now),
-            Some(FrameType::Send) => self.send(key, handle, frame, &Send::decode(body)?),
+            Some(FrameType::Send) => self.send(key, handle, frame, &Send::decode(body)?, now),
             Some(FrameType::Join) => {
                 let join = Join::decode(body)?;
                 let code = self.join(key, handle, join.business, join.group);
@@ -125,6 +127,7 @@ impl Machine {
 
     fn request(&mut self, key: Key, handle: u64, frame: &Bytes, request: &Request<'_>, now: Now) {
         let index = self.business_index(request.business);
+        let moment = self.moment(now);
         let Some(record) = self.table.get_mut(key) else {
             return;
         };
@@ -150,13 +153,12 @@ impl Machine {
             return self.decline(key, handle, request, Code::BusinessUnknown);
         };
         let business = &mut self.businesses[index];
-        let stream = match business.choose_stream() {
-            _ if full || business.is_full() => return self.decline(key, handle, request, Code::Busy),
-            None => return self.decline(key, handle, request, Code::BusinessUnavailable),
-            Some(stream) => stream,
-        };
-        let Some(stream) = stream.with_room() else {
-            return self.decline(key, handle, request, Code::Busy);
+        let stream = match business.admit(Kind::Request, full, moment) {
+            Ok(stream) => stream,
+            Err(refusal) => {
+                let code = self.count_refusal(index, refusal);
+                return self.decline_for(key, handle, request, code, refusal.wait_ms());
+            }
         };
         let timeout_ms = business.timeout_ms();
         let deadline_ms = match request.deadline_ms {
@@ -211,8 +213,13 @@ impl Machine {
     }
 
     fn decline(&mut self, key: Key, handle: u64, request: &Request<'_>, code: Code) {
+        self.decline_for(key, handle, request, code, 0);
+    }
+
+    /// The same, for at least so long.
+    fn decline_for(&mut self, key: Key, handle: u64, request: &Request<'_>, code: Code, wait_ms: u32) {
         let retry_after_ms = if code.retryable() {
-            self.rng.u32(RETRY_MS)
+            wait_ms.saturating_add(self.rng.u32(RETRY_MS))
         } else {
             0
         };
@@ -230,7 +237,8 @@ impl Machine {
         self.link.reply(handle, &reply);
     }
 
-    fn send(&mut self, key: Key, handle: u64, frame: &Bytes, send: &Send<'_>) {
+    fn send(&mut self, key: Key, handle: u64, frame: &Bytes, send: &Send<'_>, now: Now) {
+        let moment = self.moment(now);
         let index = self.business_index(send.business);
         let Some(record) = self.table.get_mut(key) else {
             return;
@@ -242,40 +250,62 @@ impl Machine {
             Sight::Again => return self.link.accepted(handle, message_id, Code::Ok, 0),
             Sight::TooOld => return self.link.accepted(handle, message_id, Code::AlreadyAnswered, 0),
         }
-        let code = match index.map(|index| &mut self.businesses[index]) {
+        let mut refused = None;
+        let code = match index.map(|index| (index, &mut self.businesses[index])) {
             None => Code::BusinessUnknown,
-            Some(business) => match business.choose_stream() {
-                None => Code::BusinessUnavailable,
-                Some(stream) => match stream.with_room() {
-                    None => Code::Busy,
-                    Some(stream) => {
-                        let out = BusinessRequest {
-                            id: 0,
-                            app: record.who.app().to_owned(),
-                            device: record.who.device().to_owned(),
-                            session: Bytes::copy_from_slice(&record.id),
-                            message_id,
-                            deadline_ms: send.deadline_ms,
-                            traceparent: send.trace.to_owned(),
-                            metadata: slice(frame, send.metadata),
-                            payload: slice(frame, send.payload),
-                        };
-                        business.hand_on(stream, out);
-                        Code::Ok
-                    }
-                },
+            Some((index, business)) => match business.admit(Kind::Send, false, moment) {
+                Err(refusal) => {
+                    refused = Some((index, refusal));
+                    refusal.code()
+                }
+                Ok(stream) => {
+                    let out = BusinessRequest {
+                        id: 0,
+                        app: record.who.app().to_owned(),
+                        device: record.who.device().to_owned(),
+                        session: Bytes::copy_from_slice(&record.id),
+                        message_id,
+                        deadline_ms: send.deadline_ms,
+                        traceparent: send.trace.to_owned(),
+                        metadata: slice(frame, send.metadata),
+                        payload: slice(frame, send.payload),
+                    };
+                    business.hand_on(stream, out);
+                    Code::Ok
+                }
             },
         };
         if code != Code::Ok {
             record.window.forget(message_id);
         }
         self.count_answer(send.business, code);
+        let mut wait_ms = 0;
+        if let Some((index, refusal)) = refused {
+            self.count_refusal(index, refusal);
+            wait_ms = refusal.wait_ms();
+        }
         let retry_after_ms = if code.retryable() {
-            self.rng.u32(RETRY_MS)
+            wait_ms.saturating_add(self.rng.u32(RETRY_MS))
         } else {
             0
         };
         self.link.accepted(handle, message_id, code, retry_after_ms);
+    }
+
+    /// Counts why a message isn't handed on.
+    fn count_refusal(&self, index: usize, refusal: Refusal) -> Code {
+        if let Some(why) = refusal.why() {
+            let name = self.businesses[index].metrics.name.as_str();
+            self.shared.metrics.busy.with_label_values(&[name, why]).inc();
+        }
+        refusal.code()
+    }
+
+    fn moment(&self, now: Now) -> Moment {
+        Moment {
+            now: now.micros,
+            workers: self.gateway.as_ref().map_or(1, |gateway| gateway.shards),
+        }
     }
 
     fn join(&mut self, key: Key, handle: u64, business: u32, group: &[u8]) -> Code {

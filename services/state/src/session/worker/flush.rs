@@ -10,10 +10,9 @@ impl Worker {
         if !self.unready || self.machine.awaits_imports() {
             return;
         }
-        let all_up = self.streams.iter().flatten().all(Option::is_some);
         // Counted from the dialling: one that is away for longer holds up no gateway.
         let waited = u128::from(self.now().micros.saturating_sub(self.dialled));
-        if all_up || waited >= READY_PATIENCE.as_micros() {
+        if self.machine.all_can_be_asked() || waited >= READY_PATIENCE.as_micros() {
             self.unready = false;
             self.machine.link.ready();
         }
@@ -25,10 +24,12 @@ impl Worker {
         self.tell_ready();
         // Asked again after each: only who found no room is told when there is some.
         let now = self.now();
+        self.machine.release_pushes(LINK_SOFT, now);
         if let Some(link) = &self.link {
             self.machine.release_held(LINK_SOFT, now);
             while !self.machine.link.is_empty() && link.has_room() {
                 link.put(self.machine.link.take());
+                self.machine.release_pushes(LINK_SOFT, now);
                 self.machine.release_held(LINK_SOFT, now);
             }
         }

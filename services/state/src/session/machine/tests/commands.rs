@@ -2,7 +2,7 @@
 
 use imaccess_proto::v1::{
     BroadcastPush, DeviceFilter, GroupAction, GroupCommand, LostSession, LostSessions, Outcome,
-    SessionAction, SessionCommand, Takeover,
+    SessionAction, SessionCommand, Takeover, UnicastPush,
 };
 use imaccess_wire::frame::Close;
 
@@ -484,4 +484,57 @@ fn what_another_instance_lost_is_told_once_and_not_of_who_is_here() {
         told,
         [("device-9", EventKind::Offline, Code::InstanceLost as u32, 5)]
     );
+}
+
+#[test]
+fn pushes_that_find_no_room_wait_in_order_and_not_for_long() {
+    let mut world = world();
+    login(&mut world, 0, "", "");
+    let meant = command(&world, 0, SessionAction::Kick, "");
+    let push = |id| UnicastPush {
+        id,
+        locator: meant.locator,
+        serial: meant.serial,
+        epoch: meant.epoch,
+        business: 1,
+        payload: vec![0; 1_000].into(),
+        ..UnicastPush::default()
+    };
+    let outcomes = |world: &mut World| -> Vec<(u64, Outcome)> {
+        let receipts = world.machine.routes.take().receipts;
+        receipts
+            .iter()
+            .map(|receipt| (receipt.id, receipt.outcome))
+            .collect()
+    };
+    world.machine.routes.take();
+    const ROOM: usize = 2_500;
+    for id in 1..=5 {
+        world.machine.push(7, push(id), ROOM, world.now);
+    }
+    let sent = world.machine.link.take().unicast.unwrap();
+    assert_eq!(sent.handle.len(), 3, "the third found a little room");
+    world.machine.release_pushes(ROOM, world.now);
+    assert_eq!(world.machine.link.take().unicast.unwrap().handle.len(), 2);
+    assert!(
+        outcomes(&mut world).is_empty(),
+        "the gateway hasn't said what became of them"
+    );
+
+    for id in 6..=9 {
+        world.machine.push(7, push(id), 0, world.now);
+    }
+    world.now.micros += 2_100_000;
+    world.machine.release_pushes(ROOM, world.now);
+    let retry = |ids: [u64; 4]| ids.map(|id| (id, Outcome::Retry)).to_vec();
+    assert_eq!(outcomes(&mut world), retry([6, 7, 8, 9]));
+
+    for id in 10..=13 {
+        world.machine.push(7, push(id), 0, world.now);
+    }
+    world.machine.quiesce(imaccess_proto::v1::Quiesce::Begin);
+    world.machine.link_down();
+    outcomes(&mut world);
+    world.machine.release_pushes(0, world.now);
+    assert_eq!(outcomes(&mut world), retry([10, 11, 12, 13]));
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn echo(change: impl FnOnce(&mut BusinessConfig)) -> BusinessConfig {
+pub(super) fn echo(change: impl FnOnce(&mut BusinessConfig)) -> BusinessConfig {
     let mut echo = BusinessConfig::new(1, "echo", "http://127.0.0.1:1");
     echo.events = true;
     echo.client_groups = true;
@@ -11,7 +11,7 @@ fn echo(change: impl FnOnce(&mut BusinessConfig)) -> BusinessConfig {
 }
 
 /// The ids of the requests that wait for a business's stream, taken by it.
-fn taken(world: &mut World, place: usize) -> Vec<u64> {
+pub(super) fn taken(world: &mut World, place: usize) -> Vec<u64> {
     if !world.machine.stream_is_ready(place, 0) {
         return Vec::new();
     }
@@ -34,7 +34,7 @@ fn reply(world: &mut World, place: usize, id: u64) {
 }
 
 /// The codes of the replies that wait for the gateway.
-fn answers(world: &mut World) -> Vec<u16> {
+pub(super) fn answers(world: &mut World) -> Vec<u16> {
     let Some(unicast) = world.machine.link.take().unicast else {
         return Vec::new();
     };
