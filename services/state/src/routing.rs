@@ -70,24 +70,11 @@ use self::hub::Hub;
 pub use self::membership::Member;
 use self::membership::Membership;
 use self::metrics::RoutingMetrics;
-<<<<<<< HEAD
 use self::pulse::BEAT;
-use self::push::{MESSAGE_LIMIT, PushApi};
-=======
 use self::push::PushApi;
->>>>>>> seven
 pub use self::store::{Announcement, MemoryStore, Presence, Retraction, RouteStore, Sizes, StoreUnavailable};
 pub use self::table::{InstanceIndex, Route, Verdict};
 
-<<<<<<< HEAD
-/// Calls in flight per connection; more wait at the caller.
-const CALLS_PER_CONNECTION: u32 = 1_024;
-/// A caller that is silent for this long is asked whether it lives, and gone after as long again.
-const CALLER_SILENCE: Duration = Duration::from_secs(30);
-=======
-/// How often sizes are read, and readiness until it holds.
-const TICK: Duration = Duration::from_millis(100);
->>>>>>> seven
 
 /// Why the role can't start, or ended.
 #[derive(Debug, thiserror::Error)]
