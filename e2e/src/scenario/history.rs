@@ -103,7 +103,7 @@ async fn drive_one(plan: Plan, pods: usize, binary: Option<PathBuf>) -> Result<O
         gateways: pods,
         processes: true,
         businesses: vec![business],
-        arguments: ["--routing", "2", "--shards", "2"].map(Into::into).into(),
+        arguments: ["--routing", "2", "--shards", "2", "--no-chat"].map(Into::into).into(),
         environment: environment(&plan.limits),
         ..Options::default()
     })
