@@ -27,6 +27,8 @@ const END: Duration = Duration::from_secs(30);
 /// How to start a cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// Another program than the one that is under test.
+    pub binary: Option<PathBuf>,
     /// Gateways; 0 leaves the number to `up`.
     pub gateways: usize,
     /// Each part a process of its own.
@@ -46,8 +48,11 @@ pub struct Options {
 pub struct View {
     /// ipconfig's address, `http://…`.
     pub ipconfig: String,
-    /// The push API's address, `http://…`.
+    /// The push API's address, `http://…`: the first replica's.
     pub push_grpc: String,
+    /// All routing replicas.
+    #[serde(default)]
+    pub routing: Vec<RoutingView>,
     /// Where clients connect.
     pub gateways: Vec<GatewayView>,
     /// All parts.
@@ -71,6 +76,27 @@ impl View {
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_str(&text).with_context(|| format!("{} is no view", path.display()))
     }
+
+    /// The push API's addresses, one per replica.
+    #[must_use]
+    pub fn push_addresses(&self) -> Vec<String> {
+        if self.routing.is_empty() {
+            return vec![self.push_grpc.clone()];
+        }
+        self.routing
+            .iter()
+            .map(|replica| replica.push_grpc.clone())
+            .collect()
+    }
+}
+
+/// One routing replica.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RoutingView {
+    /// Its name.
+    pub name: String,
+    /// Its push API's address, `http://…`.
+    pub push_grpc: String,
 }
 
 /// One gateway.
@@ -129,7 +155,11 @@ impl Cluster {
             .prefix("imac-")
             .tempdir()
             .context("a directory for the cluster")?;
-        let mut command = Command::new(binary()?);
+        let program = match options.binary {
+            Some(binary) => binary,
+            None => binary()?,
+        };
+        let mut command = Command::new(program);
         command
             .args(["up", "--ephemeral", "--json", "--dir"])
             .arg(directory.path().join("up"));
@@ -222,6 +252,18 @@ impl Cluster {
             sum += Page::scrape(&address).await?.sum(name, labels);
         }
         Ok(sum)
+    }
+
+    /// What signals single parts, also while others use the cluster.
+    ///
+    /// # Errors
+    /// When `up` has ended.
+    pub fn signals(&self) -> Result<Signals> {
+        let up = self.child.id().and_then(|id| i32::try_from(id).ok());
+        Ok(Signals {
+            directory: self.view.directory.clone(),
+            up: up.context("up has ended")?,
+        })
     }
 
     /// Kills the parts of one kind with SIGKILL, and names them.
@@ -345,6 +387,57 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+/// Signals to the parts of one cluster.
+#[derive(Clone, Debug)]
+pub struct Signals {
+    directory: PathBuf,
+    up: i32,
+}
+
+impl Signals {
+    /// The process that a part runs in now; 0 while it doesn't.
+    ///
+    /// # Errors
+    /// When the cluster has no such part, or its view can't be read just now.
+    pub fn pid(&self, name: &str) -> Result<i32> {
+        let view = View::read(&self.directory)?;
+        let part = view.processes.iter().find(|part| part.name == name);
+        Ok(part.with_context(|| format!("the cluster has no {name}"))?.pid)
+    }
+
+    /// Signals a part, and returns its process.
+    ///
+    /// # Errors
+    /// When it has none of its own, or can't be signalled.
+    pub fn send(&self, name: &str, signal: Signal) -> Result<i32> {
+        let pid = self.pid(name)?;
+        self.send_to(pid, signal)
+            .with_context(|| format!("cannot signal {name}"))?;
+        Ok(pid)
+    }
+
+    /// Signals a process, if it is one that `up` has started and still waits for.
+    ///
+    /// # Errors
+    /// When it isn't, or can't be signalled.
+    pub fn send_to(&self, pid: i32, signal: Signal) -> Result<()> {
+        if parent(pid) != Some(self.up) {
+            bail!("process {pid} isn't one of this cluster's parts");
+        }
+        let pid = Pid::from_raw(pid).context("there is no process")?;
+        kill_process(pid, signal)?;
+        Ok(())
+    }
+}
+
+/// The process that has started this one, while both live.
+fn parent(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // `pid (name) state parent …`; the name may hold anything.
+    let (_, after) = stat.rsplit_once(')')?;
+    after.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Ends `up` when the start fails half-way.

@@ -10,6 +10,7 @@
 //! - [`replace`]: parts replaced while the cluster runs, and what holds then.
 //! - [`witness`]: thousands of clients that notice everything. [`events`]: what a business was told of them.
 //! - [`fleet`]: devices that use the SDK and write down what happens to them. [`mesh`]: callers with and without certificates.
+//! - [`history`]: devices, callers and faults at random, and whether what was seen may have been.
 //! - [`kubernetes`]: the same on Kubernetes: charts, custom resources, the audit log.
 //! - [`wait`]: waiting for a state, never for a time.
 //! - [`report`]: what a scenario measured, and the limits it is held to.
@@ -25,6 +26,7 @@ pub mod cluster;
 pub mod command;
 pub mod events;
 pub mod fleet;
+pub mod history;
 pub mod kubectl;
 pub mod kubernetes;
 pub mod latency;

@@ -29,8 +29,16 @@ const PAGE: Duration = Duration::from_secs(5);
 pub async fn handover(cluster: &Cluster) -> Result<Handover> {
     let gateway = cluster.parts("gateway").into_iter().next();
     let address = gateway.and_then(|part| part.metrics);
-    let url = format!("http://{}/handover", address.context("the gateway has no page")?);
     let client = reqwest::Client::builder().no_proxy().timeout(PAGE).build()?;
+    handover_at(&client, &address.context("the gateway has no page")?).await
+}
+
+/// The same, of the gateway whose admin pages are there.
+///
+/// # Errors
+/// When its page doesn't answer, or is none.
+pub async fn handover_at(client: &reqwest::Client, address: &str) -> Result<Handover> {
+    let url = format!("http://{address}/handover");
     let answer = client.get(&url).send().await;
     let answer = answer.with_context(|| format!("{url} doesn't answer"))?;
     let text = answer.error_for_status()?.text().await?;
@@ -38,7 +46,8 @@ pub async fn handover(cluster: &Cluster) -> Result<Handover> {
 }
 
 /// Whether gateway, state and custody are together.
-fn is_whole(seen: &Handover) -> bool {
+#[must_use]
+pub fn is_whole(seen: &Handover) -> bool {
     seen.complete && seen.links == seen.shards && seen.shards > 0
 }
 

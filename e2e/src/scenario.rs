@@ -7,11 +7,13 @@ mod bench_capacity;
 mod bench_cpu;
 mod bench_idle;
 mod beside;
+mod chat_room;
 mod clean_checkout;
 mod dead_parts;
 mod five_steps;
 mod fuzz;
 mod hanging_business;
+mod history;
 mod hostile_clients;
 mod killed;
 mod kubernetes;
@@ -52,6 +54,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "hanging-business",
         shows: "200 requests that hang in one business leave another's p99 within 1.5 x",
+    },
+    Scenario {
+        name: "chat-room",
+        shows: "two terminals in a room of chat: what is typed in one appears in the other, and in no other room",
     },
     Scenario {
         name: "push-kinds",
@@ -100,6 +106,14 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "bad-binary",
         shows: "an upgrade to a binary that can't do says why, and the old one is back with all connections",
+    },
+    Scenario {
+        name: "history",
+        shows: "1,000 devices come, go, are kicked and pushed to while parts are killed and paused: nothing that can't have been",
+    },
+    Scenario {
+        name: "history-broken-fence",
+        shows: "a build whose state doesn't compare epochs pushes to wrong connections, and that is found",
     },
     Scenario {
         name: "shards-change",
@@ -275,6 +289,7 @@ async fn run_with(name: &str, size: Size, seed: u64, custody: Custody) -> Result
         "quickstart" => quickstart::run(size, seed).await,
         "metrics-pages" => metrics_pages::run(size, seed).await,
         "hanging-business" => hanging_business::run(size, seed, custody).await,
+        "chat-room" => chat_room::run(size, seed).await,
         "push-kinds" => push_kinds::run(size, seed).await,
         "openapi" => openapi::run(size, seed).await,
         "bad-businesses" => bad_businesses::run(size, seed).await,
@@ -287,6 +302,8 @@ async fn run_with(name: &str, size: Size, seed: u64, custody: Custody) -> Result
         "gateway-away" => away::gateway(size, seed).await,
         "hundred-upgrades" => planned::hundred_upgrades(size, seed).await,
         "bad-binary" => bad_binary::run(size, seed).await,
+        "history" => history::run(size, seed).await,
+        "history-broken-fence" => history::broken_fence(size, seed).await,
         "shards-change" => planned::shards_change(size, seed).await,
         "ipconfig" => bench_cpu::ipconfig(size, seed).await,
         "login" => bench_cpu::login(size, seed).await,

@@ -1,8 +1,9 @@
 //! `cargo xtask accept`: builds what is to be measured, without lints' compiler, and runs the scenario.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use imaccess_cluster::Layout;
 
@@ -31,8 +32,16 @@ pub(crate) struct Options {
     small: bool,
 }
 
+/// The scenario that needs a program with a fault, and the variable that names it there.
+const BROKEN_FENCE: &str = "history-broken-fence";
+const BROKEN_BINARY: &str = "IMACCESS_BROKEN_BINARY";
+
 /// Builds in release, the way a user does, and hands over to the e2e crate's `accept`.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    let broken = match options.name.as_deref() {
+        Some(BROKEN_FENCE | "all") if !options.list => Some(broken_binary(workspace)?),
+        _ => None,
+    };
     succeed(&mut workspace.cargo([
         "build",
         "--release",
@@ -64,6 +73,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     }
     command.env("IMACCESS_BINARY", workspace.binary("imaccess"));
     command.env("IMACCESS_WORKSPACE", &workspace.root);
+    command.envs(broken.map(|binary| (BROKEN_BINARY, binary)));
     if options.list {
         command.arg("--list");
     }
@@ -89,4 +99,24 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Builds the program without its fence, and puts it aside: what is built after it takes its place. Nothing else is compiled again, for the
+/// feature is of two crates only.
+fn broken_binary(workspace: &Workspace) -> Result<PathBuf> {
+    succeed(&mut workspace.cargo([
+        "build",
+        "--release",
+        "--quiet",
+        "-p",
+        "imaccess",
+        "--features",
+        "broken-fence",
+    ]))?;
+    let directory = workspace.target.join("broken-fence");
+    std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let (from, to) = (workspace.binary("imaccess"), directory.join("imaccess"));
+    // A copy: cargo's own file may be a second name of what it keeps.
+    std::fs::copy(&from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
+    Ok(to)
 }

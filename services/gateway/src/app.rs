@@ -604,6 +604,7 @@ fn shard_thread(
     ending: Ending,
 ) -> Option<Left> {
     let (id, custody) = (parts.id, parts.config.custody);
+    let silence = parts.config.deadlines.state_silence;
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -613,7 +614,7 @@ fn shard_thread(
     };
     let _guard = custody.then_some(EndsTheProcess);
     runtime.block_on(async move {
-        tokio::spawn(link::serve(link, attaches));
+        tokio::spawn(link::serve(link, attaches, silence));
         let served = match Shard::new(parts) {
             Ok(shard) => Box::pin(shard.run(ending)).await,
             Err(error) => Err(error),

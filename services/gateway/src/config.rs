@@ -104,8 +104,12 @@ pub struct GatewayDeadlines {
     /// How long the kernel keeps unacknowledged bytes before it gives a connection up (TCP_USER_TIMEOUT).
     #[serde(with = "duration")]
     pub user_timeout: Duration,
-    /// Without state for this long, clients are closed with a resumable code: longer than any restart, shorter
-    /// than the 100 s after which routing declares the instance dead.
+    /// A state that answers nothing on the link for this long, not even its pings, is taken for gone: it hangs, or its process is
+    /// stopped. `without_state` counts from then on.
+    #[serde(with = "duration")]
+    pub state_silence: Duration,
+    /// Without state for this long, clients are closed with a resumable code: longer than any restart, and together with
+    /// `state_silence` shorter than the 100 s after which routing declares the instance dead.
     #[serde(with = "duration")]
     pub without_state: Duration,
     /// For clients to be flushed and to read why they were closed, after `drain.deadline`.
@@ -159,6 +163,7 @@ impl Default for GatewayDeadlines {
             write_stall: Duration::from_secs(30),
             linger: Duration::from_secs(2),
             user_timeout: Duration::from_secs(30),
+            state_silence: Duration::from_secs(6),
             without_state: Duration::from_secs(90),
             drain: Duration::from_secs(10),
         }
@@ -205,6 +210,11 @@ impl GatewayConfig {
             return Err(
                 "control_listen: goes together with tls and control_clients, or all three are left out"
                     .to_owned(),
+            );
+        }
+        if self.deadlines.state_silence.is_zero() {
+            return Err(
+                "deadlines.state_silence: must be above 0s, or no state would ever answer in time".to_owned(),
             );
         }
         if self.limits.connections == 0 {

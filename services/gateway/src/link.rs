@@ -4,6 +4,7 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use imaccess_proto::http2::{CONNECTION_WINDOW, STREAM_WINDOW};
@@ -51,8 +52,13 @@ pub(crate) fn bind(path: &Path) -> io::Result<std::os::unix::net::UnixListener> 
     Ok(listener)
 }
 
-/// Serves a shard's socket on the runtime that calls it, until that ends.
-pub(crate) async fn serve(listener: std::os::unix::net::UnixListener, attaches: mpsc::Sender<Attach>) {
+/// Serves a shard's socket on the runtime that calls it, until that ends. A state that says nothing for `silence`, not even to a
+/// ping, has lost its stream.
+pub(crate) async fn serve(
+    listener: std::os::unix::net::UnixListener,
+    attaches: mpsc::Sender<Attach>,
+    silence: Duration,
+) {
     let listener = match UnixListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -82,6 +88,9 @@ pub(crate) async fn serve(listener: std::os::unix::net::UnixListener, attaches: 
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
+        // Half of it until it is asked, half of it for its answer.
+        .http2_keepalive_interval(Some(silence / 2))
+        .http2_keepalive_timeout(Some(silence / 2))
         .add_service(service)
         .serve_with_incoming(incoming)
         .await;

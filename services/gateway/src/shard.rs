@@ -348,6 +348,7 @@ impl Shard {
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
+            self.look_at_clock();
             while let Ok(attach) = self.attaches.try_recv() {
                 // Also while there is no end of work: without state there soon would be.
                 self.attach(attach);
@@ -394,10 +395,13 @@ impl Shard {
                 biased;
                 Ok(()) = course.changed() => course.mark_changed(),
                 () = handover.cancelled(), if self.stage == Stage::Serving => {}
-                Some(attach) = self.attaches.recv() => self.attach(attach),
-                activity = self.link.activity(waiting_for_room) => match activity {
-                    Activity::Received(message) => self.received(*message),
-                    Activity::Room => {}
+                Some(attach) = self.attaches.recv() => {
+                    self.look_at_clock();
+                    self.attach(attach);
+                }
+                activity = self.link.activity(waiting_for_room) => if let Activity::Received(message) = activity {
+                    self.look_at_clock();
+                    self.received(*message);
                 },
                 guard = self.epoll.readable() => guard?.clear_ready(),
                 () = self.custody.activity() => {}

@@ -4,7 +4,7 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::{Client, State, TestGateway, within};
+use harness::{Client, Relay, State, TestGateway, within};
 use imaccess_proto::v1::{CloseConnection, StateBatch, Unicast};
 use imaccess_wire::frame::{Accepted, Close, Join, LoginRefused, Ping, Reply, Request};
 use imaccess_wire::header::{MAGIC, VERSION};
@@ -324,6 +324,22 @@ async fn clients_are_closed_when_state_stays_away() {
     let mut state = gateway.state().await;
     let (mut client, _) = gateway.online(&mut state, "alice").await;
     drop(state);
+    assert_eq!(client.close_code().await, Code::StateLost);
+}
+
+#[tokio::test]
+async fn clients_are_closed_when_state_hangs() {
+    let gateway = TestGateway::start(|config| {
+        config.deadlines.state_silence = Duration::from_millis(400);
+        config.deadlines.without_state = Duration::from_millis(500);
+    })
+    .await;
+    let directory = gateway.directory.path();
+    let path = directory.join("relay.sock");
+    let relay = Relay::start(&path, directory.join("shard-0.sock"));
+    let mut state = State::attach(&path).await;
+    let (mut client, _) = gateway.online(&mut state, "alice").await;
+    relay.stop();
     assert_eq!(client.close_code().await, Code::StateLost);
 }
 

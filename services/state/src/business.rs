@@ -68,6 +68,8 @@ pub enum StreamEvent {
     Failed(Vec<BusinessReply>),
     /// It broke.
     Down,
+    /// It couldn't be opened anew; that is tried again.
+    Away,
 }
 
 /// What all streams of a worker share.
@@ -189,7 +191,12 @@ async fn keep_on(config: &BusinessConfig, id: StreamId, context: &StreamContext,
         match served {
             Ok(()) => {}
             Err(Fault::WorkerGone) => return,
-            Err(Fault::Stream(fault)) => outage.report(&*fault),
+            Err(Fault::Stream(fault)) => {
+                outage.report(&*fault);
+                if context.tell(id, StreamEvent::Away).await.is_err() {
+                    return;
+                }
+            }
         }
         failures.inc();
         outage.pause().await;

@@ -19,6 +19,10 @@ pub struct SidecarConfig {
     pub cluster: String,
     /// The directory with the gateway's sockets, `shard-<n>.sock`.
     pub socket_dir: PathBuf,
+    /// A gateway that answers nothing on a link for this long, not even its pings, is taken for gone: it hangs, or its process is
+    /// stopped. `custody_sockets` counts from then on.
+    #[serde(with = "duration")]
+    pub gateway_silence: Duration,
     /// Whether this sidecar keeps a second descriptor of the gateway's sockets and listeners, so that the gateway can be
     /// replaced, or killed, without closing a connection.
     pub custody: bool,
@@ -147,6 +151,7 @@ impl Default for SidecarConfig {
         Self {
             cluster: "local".to_owned(),
             socket_dir: PathBuf::from("/run/imaccess"),
+            gateway_silence: Duration::from_secs(6),
             custody: true,
             custody_listeners: Duration::from_secs(10),
             custody_sockets: Duration::from_secs(90),
@@ -187,6 +192,9 @@ impl SidecarConfig {
         }
         if self.ping_interval < Duration::from_secs(1) {
             return fault("ping_interval must be at least 1s");
+        }
+        if self.gateway_silence.is_zero() {
+            return fault("gateway_silence must be above 0s: no gateway could answer in time");
         }
         if self.custody_listeners.is_zero() || self.custody_listeners >= self.custody_sockets {
             return fault(

@@ -18,7 +18,8 @@
 //! - Only the highest incarnation of the gateway is listened to. What an earlier one had sent before is applied first.
 //! - What all shards have and say is complete; then what no shard has is nobody's and is shut down. Until then nothing is.
 //! - Without any gateway, listeners end after `custody_listeners`, for they complete handshakes into nothing, and sockets after
-//!   `custody_sockets`. The workers are told, because no gateway will.
+//!   `custody_sockets`. The workers are told, because no gateway will. One that is connected and says nothing for as long, neither here
+//!   nor on its links, hangs: its sockets end as well.
 //! - One thread owns everything here. It waits for a peer only in that peer's task, and for the sidecar only with events, of
 //!   which at most [`EVENTS`] wait.
 

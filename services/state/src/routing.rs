@@ -31,6 +31,7 @@ mod metrics;
 mod names;
 mod numbering;
 mod outbox;
+mod pulse;
 mod push;
 mod rates;
 mod server;
@@ -69,12 +70,10 @@ use self::hub::Hub;
 pub use self::membership::Member;
 use self::membership::Membership;
 use self::metrics::RoutingMetrics;
+use self::pulse::BEAT;
 use self::push::PushApi;
 pub use self::store::{Announcement, MemoryStore, Presence, Retraction, RouteStore, Sizes, StoreUnavailable};
 pub use self::table::{InstanceIndex, Route, Verdict};
-
-/// How often sizes are read, and readiness until it holds.
-const TICK: Duration = Duration::from_millis(100);
 
 /// Why the role can't start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -323,7 +322,7 @@ impl Feeds {
     /// From then on it stays: what isn't known is answered retry, call by call.
     async fn run(mut self, mut membership: Membership, in_sync: Condition, settle_limit: Duration) {
         let start = Instant::now();
-        let mut tick = tokio::time::interval(TICK);
+        let mut tick = tokio::time::interval(BEAT);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -331,6 +330,7 @@ impl Feeds {
                 members = membership.next() => self.adopt(members),
                 Some(ended) = self.tasks.join_next() => self.restart(ended),
                 _ = tick.tick() => {
+                    self.hub.beat();
                     let sizes = self.hub.store.sizes();
                     self.hub.metrics.set_sizes(sizes, self.hub.calls.awaited());
                     if let Some(health) = membership.health() {

@@ -229,6 +229,7 @@ impl Sidecar {
                     shared: shared.clone(),
                     cluster: config.cluster.clone(),
                     socket_dir: config.socket_dir.clone(),
+                    gateway_silence: config.gateway_silence,
                     to_hub: workers_tx.clone(),
                     from_hub,
                     drain_grace: config.drain_grace,

@@ -103,13 +103,18 @@ impl Shard {
         }
     }
 
-    /// Time has passed: turns the wheel and does what is due.
+    /// What is done from here on happens now. Once per turn, and first of all: a process that was stopped and goes on would take what it
+    /// reads for as old as the pause, and a session that has just ended would have lost that much of its resume window.
+    pub(crate) fn look_at_clock(&mut self) {
+        self.tick = ticks_since_start(self.clock.now().as_millis());
+    }
+
+    /// Turns the wheel if time has passed, and does what is due.
     pub(crate) fn turn_wheel(&mut self) {
-        let now = ticks_since_start(self.clock.now().as_millis());
-        if now == self.tick {
+        let now = self.tick;
+        if now == self.wheel.now() {
             return;
         }
-        self.tick = now;
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(now, &mut due);
         for slot in due.drain(..) {

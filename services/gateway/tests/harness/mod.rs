@@ -216,6 +216,33 @@ impl TestGateway {
     }
 }
 
+/// Passes bytes on between a state and the gateway, until it is stopped: then it holds both ends and does nothing, as a process does that
+/// hangs.
+pub(crate) struct Relay {
+    stopped: tokio::sync::watch::Sender<bool>,
+}
+
+impl Relay {
+    /// Listens at `at`, and passes the first who comes on to `to`.
+    pub(crate) fn start(at: &std::path::Path, to: std::path::PathBuf) -> Self {
+        let listener = tokio::net::UnixListener::bind(at).unwrap();
+        let (stopped, mut stop) = tokio::sync::watch::channel(false);
+        tokio::spawn(async move {
+            let (mut one, _) = listener.accept().await.unwrap();
+            let mut other = tokio::net::UnixStream::connect(to).await.unwrap();
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut one, &mut other) => {}
+                _ = stop.changed() => std::future::pending::<()>().await,
+            }
+        });
+        Self { stopped }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopped.send_replace(true);
+    }
+}
+
 /// The state sidecar, played by the test.
 pub(crate) struct State {
     pub(crate) outbound: mpsc::Sender<StateBatch>,

@@ -4,20 +4,28 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::plan::Plan;
+use super::plan::{Plan, Planned};
 use crate::part::Config;
 
 /// The cluster as it runs. The names are relied upon by scripts: they only grow.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct View {
     pub(super) ipconfig: String,
+    /// The first replica's.
     pub(super) push_grpc: String,
+    pub(super) routing: Vec<Routing>,
     pub(super) gateways: Vec<Gateway>,
     pub(super) processes: Vec<Process>,
     pub(super) businesses: Vec<Business>,
     /// The list to which further businesses can be added; it is read again when it changes.
     pub(super) businesses_file: PathBuf,
     pub(super) directory: PathBuf,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Routing {
+    pub(super) name: String,
+    pub(super) push_grpc: String,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -55,6 +63,13 @@ impl View {
             }),
             _ => None,
         };
+        let replica = |part: &Planned| match &part.config {
+            Config::Routing(routing) => Some(Routing {
+                name: part.name.clone(),
+                push_grpc: format!("http://{}", routing.push_listen),
+            }),
+            _ => None,
+        };
         Self {
             ipconfig: format!("http://{}", plan.addresses.ipconfig),
             push_grpc: plan
@@ -63,6 +78,7 @@ impl View {
                 .first()
                 .map(|push| format!("http://{push}"))
                 .unwrap_or_default(),
+            routing: plan.parts.iter().filter_map(replica).collect(),
             gateways: plan
                 .parts
                 .iter()
@@ -126,6 +142,10 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(json["ipconfig"], "http://127.0.0.1:8000");
         assert_eq!(json["push_grpc"], "http://127.0.0.1:8100");
+        assert_eq!(
+            json["routing"],
+            serde_json::json!([{"name": "routing-0", "push_grpc": "http://127.0.0.1:8100"}])
+        );
         assert_eq!(
             json["gateways"],
             serde_json::json!([{"name": "gateway-0", "tcp": "127.0.0.1:7000"}])

@@ -295,6 +295,7 @@ fn take(custodian: &Custodian, peer: &Peer, most: usize) -> Result<Turn, Fault> 
             Some(Message::Complete(_)) => complete(custodian, peer),
             _ => return Err(Fault::Protocol("what doesn't belong on a shard's connection")),
         }
+        custodian.store.borrow_mut().heard();
     }
     custodian.note();
     Ok(turn)

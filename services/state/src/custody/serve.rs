@@ -185,7 +185,7 @@ impl Custodian {
             tracing::warn!(
                 sockets = sockets.len(),
                 after = ?self.times.sockets,
-                "no gateway has come back: its connections are closed"
+                "no gateway has come back, or it hangs: its connections are closed"
             );
             self.metrics.dead_man_sockets.inc_by(sockets.len() as u64);
             sockets.into_iter().for_each(shut);

@@ -70,6 +70,10 @@ pub(super) struct Store<D> {
     away_since: Option<CoarseInstant>,
     /// Whether a gateway was ever here: only then can it be missed.
     missed: bool,
+    /// Since when the gateway that is here has said nothing, neither here nor on its links; `None`: it has, or none is here.
+    silent_since: Option<CoarseInstant>,
+    /// The one that is here was silent for too long, and what it had is ended.
+    given_up: bool,
     /// How long listeners and sockets are kept without a gateway.
     keep_listeners: Duration,
     keep_sockets: Duration,
@@ -88,6 +92,8 @@ impl<D> Store<D> {
             last_number: 0,
             away_since: Some(now),
             missed: false,
+            silent_since: None,
+            given_up: false,
             keep_listeners,
             keep_sockets,
         }
@@ -156,6 +162,7 @@ impl<D> Store<D> {
         self.connections.insert(self.last_number, connection);
         self.away_since = None;
         self.missed = true;
+        self.heard();
         (self.last_number, strangers)
     }
 
@@ -169,14 +176,26 @@ impl<D> Store<D> {
     }
 
     /// The gateway of this incarnation is linked (0: none). If it is the one that deposited, it isn't away, it only can't reach the
-    /// custodian. A later one that never came here does without custody, and what the one before left is nobody's.
+    /// custodian. A later one that never came here does without custody, and what the one before left is nobody's. One that is here and
+    /// isn't linked says nothing, until it is heard here.
     pub(super) fn seen(&mut self, incarnation: u32, now: CoarseInstant) {
+        if incarnation > 0 || self.connections.is_empty() {
+            self.heard();
+        } else {
+            self.silent_since.get_or_insert(now);
+        }
         if incarnation > 0
             && incarnation <= self.highest
             && let Some(since) = &mut self.away_since
         {
             *since = now;
         }
+    }
+
+    /// The gateway that is here has said something.
+    pub(super) fn heard(&mut self) {
+        self.silent_since = None;
+        self.given_up = false;
     }
 
     fn is_same_instance(&self, newcomer: &Newcomer<'_>) -> bool {
@@ -209,7 +228,15 @@ impl<D> Store<D> {
         } else {
             Vec::new()
         };
-        let sockets = if over && away >= self.keep_sockets {
+        // A process that hangs keeps its connections open here, as it keeps its clients'. Its listeners are left to it: it may go on, and
+        // couldn't serve anybody without them.
+        let hangs = self
+            .silent_since
+            .is_some_and(|since| !self.given_up && now.since(since) >= self.keep_sockets);
+        let sockets = if hangs {
+            self.given_up = true;
+            Some(self.take_sockets())
+        } else if over && away >= self.keep_sockets {
             self.missed = false;
             Some(self.take_sockets())
         } else {

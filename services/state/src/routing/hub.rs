@@ -21,6 +21,7 @@ use super::liveness::{Liveness, Patience, Phase};
 use super::metrics::RoutingMetrics;
 use super::numbering::Numbering;
 use super::outbox::Outbox;
+use super::pulse::Pulse;
 use super::store::RouteStore;
 use super::table::InstanceIndex;
 
@@ -42,6 +43,8 @@ pub(crate) struct Hub<S> {
     /// pushes of a group in the order of their numbers. Comes before the queues' locks.
     pub(crate) numbering: Mutex<Numbering>,
     clock: Monotonic,
+    /// Whether this process has been running: what it knows is of the past if it hasn't.
+    pulse: Pulse,
     patience: Patience,
     queue_limit: usize,
     /// By index; read by every push, changed when an instance comes or goes.
@@ -74,6 +77,7 @@ impl<S: RouteStore> Hub<S> {
     pub(crate) fn new(store: S, config: &RoutingConfig, metrics: RoutingMetrics) -> Hub<S> {
         let mut replica = [0; 8];
         getrandom::fill(&mut replica).expect("the operating system's random source works");
+        let clock = Monotonic::start();
         Hub {
             store,
             calls: Calls::new(config.pushes_in_flight),
@@ -86,7 +90,8 @@ impl<S: RouteStore> Hub<S> {
             receipt_timeout: config.receipt_timeout,
             keyer: Keyer::random(),
             numbering: Mutex::new(Numbering::new()),
-            clock: Monotonic::start(),
+            pulse: Pulse::new(config.suspect_after, clock.now()),
+            clock,
             patience: Patience {
                 dead_after: config.dead_after,
                 resume_window: config.resume_window,
@@ -114,7 +119,29 @@ impl<S: RouteStore> Hub<S> {
 
     /// Whether a device without a route is offline for sure.
     pub(crate) fn offline_known(&self) -> bool {
-        self.offline_known.load(Ordering::Acquire)
+        self.offline_known.load(Ordering::Acquire) && self.is_awake()
+    }
+
+    /// Whether this process has been running, so that what it knows is of the present.
+    pub(crate) fn is_awake(&self) -> bool {
+        !self.pulse.has_stood_still(self.clock.now())
+    }
+
+    /// Said again and again for as long as this process runs. If it stood still meanwhile, nothing is in sync any more until it was
+    /// heard anew: what waits to be read on the streams is of the time in between.
+    pub(crate) fn beat(&self) {
+        let now = self.clock.now();
+        if self.pulse.has_stood_still(now) {
+            tracing::warn!("this replica stood still; it hears every instance anew");
+            for peer in self.peers().iter().flatten() {
+                if matches!(peer.phase(), Phase::InSync | Phase::Syncing) {
+                    self.broken(peer);
+                    peer.cut.notify_one();
+                }
+            }
+        }
+        // Last: until then nobody is called offline.
+        self.pulse.beat(now);
     }
 
     /// Live instances that are not in sync; one, for want of a better number, while nothing says which live.

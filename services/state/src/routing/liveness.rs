@@ -89,9 +89,11 @@ impl Liveness {
         self.forgotten = false;
     }
 
-    /// Its snapshot is complete.
+    /// Its snapshot is complete; nothing if its stream was given up meanwhile.
     pub(crate) fn synced(&mut self) {
-        self.phase = Phase::InSync;
+        if self.phase == Phase::Syncing {
+            self.phase = Phase::InSync;
+        }
     }
 
     /// Its stream ended.

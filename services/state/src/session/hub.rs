@@ -46,6 +46,8 @@ struct WorkerState {
     live: bool,
     /// Deltas confirmed to it.
     confirmed: u64,
+    /// Deltas that some follower has acknowledged.
+    heard: u64,
 }
 
 /// The control loop's state.
@@ -271,6 +273,7 @@ impl Hub {
                 restored: false,
                 live: false,
                 confirmed: 0,
+                heard: 0,
             });
         }
     }
@@ -350,11 +353,16 @@ impl Hub {
             return;
         };
         follower.acknowledge(batch.acknowledged);
-        // Before the confirmation, which would make a session that lost look like one that won.
+        // Before the confirmation, and judged by what was acknowledged before: with it, a session that lost would look like one that won.
         let outranked = by_worker(batch.outranked, self.workers.len(), |outranked| outranked.locator);
         for (worker, outranked) in outranked {
-            self.tell(worker, ToWorker::Outranked(outranked)).await;
+            let heard = self
+                .workers
+                .get(usize::from(worker))
+                .map_or(0, |state| state.heard);
+            self.tell(worker, ToWorker::Outranked(outranked, heard)).await;
         }
+        self.note_heard(id);
         if batch.acknowledged > 0 {
             self.confirm().await;
         }
@@ -434,6 +442,16 @@ impl Hub {
             if let Some(follower) = self.followers.get_mut(&receipt.follower) {
                 follower.receipt(receipt.id, receipt.outcome);
             }
+        }
+    }
+
+    /// What a follower has acknowledged is known to somebody.
+    fn note_heard(&mut self, id: u32) {
+        let Some(follower) = self.followers.get(&id) else {
+            return;
+        };
+        for (number, worker) in self.workers.iter_mut().enumerate() {
+            worker.heard = worker.heard.max(follower.acknowledged_of(number));
         }
     }
 

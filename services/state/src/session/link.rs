@@ -54,10 +54,12 @@ pub enum LinkEvent {
     Down,
 }
 
-/// Keeps a stream to one shard until the worker is gone or `leaving`: then none is begun any more.
+/// Keeps a stream to one shard until the worker is gone or `leaving`: then none is begun any more. A gateway that says nothing for
+/// `silence`, not even to a ping, has lost its stream.
 pub async fn keep(
     socket_dir: PathBuf,
     shard: u8,
+    silence: Duration,
     room: Arc<Notify>,
     events: mpsc::Sender<LinkEvent>,
     leaving: CancellationToken,
@@ -65,7 +67,7 @@ pub async fn keep(
     let path = socket_dir.join(format!("shard-{shard}.sock"));
     let (mut pause, mut failures) = (FIRST_PAUSE, 0u32);
     while !leaving.is_cancelled() {
-        match follow(&path, shard, &room, &events, &mut failures).await {
+        match follow(&path, shard, silence, &room, &events, &mut failures).await {
             Ok(()) => {}
             Err(Fault::WorkerGone) => return,
             Err(Fault::Link(fault)) => {
@@ -98,6 +100,7 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Fault {
 async fn follow(
     path: &Path,
     shard: u8,
+    silence: Duration,
     room: &Arc<Notify>,
     events: &mpsc::Sender<LinkEvent>,
     failures: &mut u32,
@@ -106,7 +109,11 @@ async fn follow(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
-        .http2_adaptive_window(false);
+        .http2_adaptive_window(false)
+        // Half of it until it is asked, half of it for its answer; also one that hasn't answered the first word yet.
+        .http2_keep_alive_interval(silence / 2)
+        .keep_alive_timeout(silence / 2)
+        .keep_alive_while_idle(true);
     let channel = endpoint.connect().await?;
     let ours = generation::spoken().link;
     let hello = StateBatch {

@@ -52,7 +52,7 @@ const BATCHES_PER_TURN: usize = 8;
 /// Rows per snapshot chunk for a follower: about 1 ms of work and 150 KB.
 const CHUNK_ROWS: u32 = 1_024;
 /// How long businesses may take to be there before a gateway that held back what clients sent is told to send it: a server on the
-/// same network answers in milliseconds, and one that is away mustn't hold up the others.
+/// same network answers in milliseconds, one that is away is known to be as soon, and one that says nothing mustn't hold up the others.
 const READY_PATIENCE: Duration = Duration::from_millis(500);
 /// Timeouts are exact to this.
 const TICK: Duration = Duration::from_millis(50);
@@ -111,8 +111,8 @@ pub enum ToWorker {
     Lost(u32, Vec<LostSessions>),
     /// Pushes for all whom a filter lets through.
     Broadcasts(u32, Arc<Vec<BroadcastPush>>),
-    /// Sessions whose device has a higher epoch elsewhere.
-    Outranked(Vec<Outranked>),
+    /// Sessions whose device has a higher epoch elsewhere, and the worker's deltas that some replica had acknowledged before.
+    Outranked(Vec<Outranked>, u64),
     /// Connections ended while no gateway was there to say so.
     ConnectionsGone(Gone),
     /// The gateway has fewer shards now, and none for this worker: all that it has goes to another.
@@ -145,7 +145,7 @@ impl std::fmt::Debug for ToWorker {
             Self::GroupCommands(..) => "GroupCommands",
             Self::Broadcasts(..) => "Broadcasts",
             Self::Lost(..) => "Lost",
-            Self::Outranked(_) => "Outranked",
+            Self::Outranked(..) => "Outranked",
             Self::ConnectionsGone(_) => "ConnectionsGone",
             Self::Export { .. } => "Export",
             Self::Import(_) => "Import",
@@ -166,6 +166,8 @@ pub struct WorkerConfig {
     pub cluster: String,
     /// Where the gateway's sockets are.
     pub socket_dir: PathBuf,
+    /// How long a gateway may say nothing before its link is given up.
+    pub gateway_silence: Duration,
     /// To the hub.
     pub to_hub: mpsc::Sender<FromWorker>,
     /// From the hub.
@@ -240,6 +242,7 @@ impl Worker {
         tokio::spawn(link::keep(
             config.socket_dir,
             number,
+            config.gateway_silence,
             Arc::clone(&room),
             link_tx,
             leaving_link.clone(),
@@ -454,6 +457,7 @@ impl Worker {
                 let now = self.now();
                 self.machine.stream_down(business, stream, now);
             }
+            StreamEvent::Away => self.machine.stream_away(business, stream),
         }
     }
 
@@ -499,9 +503,9 @@ impl Worker {
                     self.machine.lost_elsewhere(follower, lost, now);
                 }
             }
-            ToWorker::Outranked(outranked) => {
+            ToWorker::Outranked(outranked, heard) => {
                 for outranked in &outranked {
-                    self.machine.outranked(outranked, now);
+                    self.machine.outranked(outranked, heard, now);
                 }
             }
             ToWorker::ConnectionsGone(gone) => self.machine.connections_gone(&gone, now),

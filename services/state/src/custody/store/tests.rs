@@ -380,3 +380,35 @@ fn a_gateway_that_is_linked_is_not_away_though_it_deposits_nothing() {
     assert!(store.due(at(2_589)).sockets.is_none());
     assert_eq!(store.due(at(2_590)).sockets, Some(vec![10]));
 }
+
+#[test]
+fn what_a_gateway_that_hangs_has_is_ended_but_its_listeners() {
+    let mut store = store();
+    store.seen(0, at(0));
+    let number = let_in(&mut store, &shard(1, 0, 1));
+    store.deposit(number, socket(1), 10);
+    store.deposit(number, listener(2), 20);
+    store.seen(1, at(100));
+    // Its links broke, and it went on to deposit.
+    store.seen(0, at(101));
+    store.seen(0, at(189));
+    assert!(store.due(at(190)).sockets.is_none());
+    store.heard();
+    store.seen(0, at(191));
+    assert!(store.due(at(280)).sockets.is_none());
+    let due = store.due(at(281));
+    assert_eq!((due.sockets, due.listeners.len()), (Some(vec![10]), 0));
+    // Once. Then it goes on, with new connections.
+    store.seen(0, at(400));
+    assert!(store.due(at(500)).sockets.is_none());
+    store.heard();
+    store.deposit(number, socket(3), 30);
+    store.seen(1, at(501));
+    assert!(store.due(at(900)).sockets.is_none());
+    store.seen(0, at(901));
+    assert_eq!(store.due(at(991)).sockets, Some(vec![30]));
+    // One that hangs and is killed is away from then on.
+    assert!(store.leave(number, at(1_000)));
+    store.seen(0, at(1_001));
+    assert_eq!(store.due(at(1_010)).listeners, [20]);
+}

@@ -26,12 +26,13 @@ pub(super) async fn query<S: RouteStore>(hub: &Hub<S>, request: &QueryOnlineRequ
     } else {
         PresenceStatus::Retry
     };
+    let awake = hub.is_awake();
     let peers = hub.peers();
     let decide = |route: &Option<crate::routing::table::Route>| match route {
         None => said(without_route, ""),
         // Of an instance that isn't in sync it isn't known what has happened there since.
         Some(route) => match peer(&peers, route.instance) {
-            Some(peer) if peer.is_in_sync() => said(PresenceStatus::Online, &peer.name),
+            Some(peer) if awake && peer.is_in_sync() => said(PresenceStatus::Online, &peer.name),
             _ => said(PresenceStatus::Retry, ""),
         },
     };

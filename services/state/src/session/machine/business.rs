@@ -75,6 +75,11 @@ impl Business {
         self.streams.any_up()
     }
 
+    /// Whether it may still be there in a moment: no stream that is always kept has found out yet that it isn't.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.is_up() && !self.streams.is_away(self.config.least_streams() as usize)
+    }
+
     /// From now on it is counted under these.
     pub(super) fn count_under(&mut self, metrics: BusinessMetrics) {
         self.streams
@@ -167,6 +172,11 @@ impl Machine {
                 self.deliver(&entry, Code::Retry as u16, 0, &[], now);
             }
         }
+    }
+
+    /// A stream can't be opened, for now.
+    pub fn stream_away(&mut self, business: usize, stream: usize) {
+        self.businesses[business].streams.away(stream);
     }
 
     /// Whether a stream has something to send.

@@ -63,10 +63,10 @@ impl Machine {
         (0..self.businesses.len()).filter(|place| self.businesses[*place].life == Life::Serving)
     }
 
-    /// Whether every business can be asked.
+    /// Whether every business can be asked, or is known to be away.
     #[must_use]
-    pub fn all_can_be_asked(&self) -> bool {
-        self.places().all(|place| self.businesses[place].is_up())
+    pub fn awaits_no_business(&self) -> bool {
+        self.places().all(|place| !self.businesses[place].is_awaited())
     }
 
     /// The places that are done with since the last call: their streams may end.

@@ -102,9 +102,10 @@ impl Machine {
         }
     }
 
-    /// A device has a higher epoch elsewhere. The later login wins: a session that no replica has confirmed yet is
-    /// the later one, whatever the clocks say, and stamps itself higher; a confirmed one goes.
-    pub fn outranked(&mut self, outranked: &Outranked, now: Now) {
+    /// A device has a higher epoch elsewhere. The later login wins: a session that no replica had acknowledged before (`heard`) is
+    /// the later one, whatever the clocks say, and stamps itself higher. One that some replica had heard of goes, also while
+    /// another replica keeps all from being confirmed: what outranks it came after it.
+    pub fn outranked(&mut self, outranked: &Outranked, heard: u64, now: Now) {
         let by_locator = Key::from_locator(outranked.locator);
         let same_device = |key: &Key| {
             self.table
@@ -115,7 +116,6 @@ impl Machine {
         let Some(key) = key.or_else(|| self.table.by_device(&outranked.app, &outranked.device)) else {
             return;
         };
-        let confirmed = self.confirmed;
         let Some(record) = self.table.get_mut(key) else {
             return;
         };
@@ -123,7 +123,7 @@ impl Machine {
         if record.epoch != outranked.epoch || record.epoch > outranked.winner_epoch {
             return;
         }
-        let done = if record.fresh && record.announced > confirmed && record.phase == Phase::Online {
+        let done = if record.fresh && record.announced > heard && record.phase == Phase::Online {
             record.epoch = self
                 .shared
                 .epochs

@@ -98,6 +98,8 @@ pub(super) struct Moment {
 #[derive(Debug, Default)]
 struct Stream {
     up: bool,
+    /// Opening it has failed since it was up.
+    away: bool,
     requests: Vec<BusinessRequest>,
     bytes: usize,
     /// Requests that it carries, or that wait for it, without an answer.
@@ -176,8 +178,22 @@ impl Streams {
     }
 
     pub(super) fn up(&mut self, stream: usize) {
-        self.all[stream].up = true;
+        let opened = &mut self.all[stream];
+        (opened.up, opened.away) = (true, false);
         self.find_reach();
+    }
+
+    /// It can't be opened.
+    pub(super) fn away(&mut self, stream: usize) {
+        self.all[stream].away = true;
+    }
+
+    /// Whether the first so many for requests all can't be opened.
+    pub(super) fn is_away(&self, streams: usize) -> bool {
+        self.all[self.first..]
+            .iter()
+            .take(streams)
+            .all(|stream| stream.away)
     }
 
     /// It broke. What it carried is still to be taken out.

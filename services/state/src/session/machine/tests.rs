@@ -423,7 +423,7 @@ fn logins_beyond_the_queue_are_refused_and_a_turn_checks_few() {
 }
 
 #[test]
-fn a_confirmed_session_goes_and_a_fresh_one_stamps_itself_higher() {
+fn a_session_that_was_heard_of_goes_and_a_fresh_one_stamps_itself_higher() {
     let mut world = World::new();
     world.login(0);
     let announced = world.machine.take_routes().unwrap();
@@ -439,17 +439,19 @@ fn a_confirmed_session_goes_and_a_fresh_one_stamps_itself_higher() {
     };
     world
         .machine
-        .outranked(&lost(first.epoch, first.epoch + 500), world.now);
+        .outranked(&lost(first.epoch, first.epoch + 500), 0, world.now);
     let again = world.machine.take_routes().unwrap();
     assert!(again.announcements[0].epoch > first.epoch + 500);
     // What is said of an older epoch says nothing of this one.
     world
         .machine
-        .outranked(&lost(first.epoch, first.epoch + 900), world.now);
+        .outranked(&lost(first.epoch, first.epoch + 900), 0, world.now);
     assert!(world.machine.take_routes().is_none());
-    world.machine.confirm(again.upto, world.now);
+    // Heard by one replica, and confirmed by none, for another is silent: what comes after it is the later login.
     let epoch = again.announcements[0].epoch;
-    world.machine.outranked(&lost(epoch, epoch), world.now);
+    world
+        .machine
+        .outranked(&lost(epoch, epoch), again.upto, world.now);
     assert_eq!(world.machine.sessions(), 0);
     assert_eq!(world.machine.link.take().closes[0].code, Code::Superseded as u32);
 }
@@ -494,7 +496,7 @@ fn a_restored_session_never_claims_to_be_the_later_login() {
         winner_epoch: restored.epoch + 1,
         winner_session: restored.session.clone(),
     };
-    world.machine.outranked(&lost, world.now);
+    world.machine.outranked(&lost, 0, world.now);
     assert_eq!(world.machine.link.take().closes[0].code, Code::Moved as u32);
 }
 

@@ -4,7 +4,7 @@ use super::READY_PATIENCE;
 use super::{CHUNK_ROWS, FromWorker, LINK_SOFT, Worker};
 
 impl Worker {
-    /// Tells the gateway that it may ask, once the businesses can be asked or have had their time.
+    /// Tells the gateway that it may ask, once the businesses can be asked, are known to be away, or have had their time.
     fn tell_ready(&mut self) {
         // A session that is still to come from another worker couldn't be found yet.
         if !self.unready || self.machine.awaits_imports() {
@@ -12,7 +12,7 @@ impl Worker {
         }
         // Counted from the dialling: one that is away for longer holds up no gateway.
         let waited = u128::from(self.now().micros.saturating_sub(self.dialled));
-        if self.machine.all_can_be_asked() || waited >= READY_PATIENCE.as_micros() {
+        if self.machine.awaits_no_business() || waited >= READY_PATIENCE.as_micros() {
             self.unready = false;
             self.machine.link.ready();
         }

@@ -290,7 +290,7 @@ fn calls_are_told_how_long_is_left_and_none_is_made_for_nobody() {
 fn events_of_a_business_that_is_asked_by_calls_have_a_stream_of_their_own() {
     let mut world = world(|echo| echo.protocol = Protocol::Http);
     world.machine.stream_up(1, 0);
-    assert!(!world.machine.all_can_be_asked());
+    assert!(!world.machine.awaits_no_business());
     // Until there is a stream for requests they go to the place before.
     ask(&mut world, 0, 0);
     assert_eq!(taken(&mut world, 0).len(), 1);
@@ -298,8 +298,21 @@ fn events_of_a_business_that_is_asked_by_calls_have_a_stream_of_their_own() {
     assert!(world.machine.stream_is_ready(1, 0));
     let told = world.machine.take_stream(1, 0);
     assert_eq!((told.events.len(), told.requests.len()), (1, 0));
+    world.machine.stream_away(1, 0);
+    assert!(
+        !world.machine.awaits_no_business(),
+        "the stream for requests is still tried"
+    );
+    world.machine.stream_away(1, 1);
+    assert!(world.machine.awaits_no_business(), "it holds nobody up");
     world.machine.stream_up(1, 1);
-    assert!(world.machine.all_can_be_asked());
+    assert!(world.machine.awaits_no_business());
+    world.machine.stream_down(1, 1, world.now);
+    assert!(
+        !world.machine.awaits_no_business(),
+        "it may only have been restarted"
+    );
+    world.machine.stream_up(1, 1);
     ask(&mut world, 0, 0);
     assert!(!world.machine.stream_is_ready(1, 0));
     assert_eq!(taken_by(&mut world, 1).len(), 1);

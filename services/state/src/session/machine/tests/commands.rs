@@ -223,7 +223,7 @@ fn given_memberships_follow_a_session_that_goes_on_elsewhere() {
         winner_session: Bytes::copy_from_slice(&record.id),
         ..Outranked::default()
     };
-    world.machine.outranked(&outranked, world.now);
+    world.machine.outranked(&outranked, u64::MAX, world.now);
     let routes = world.machine.routes.take();
     let moved = &routes.moved_groups[0];
     assert_eq!((moved.device.as_str(), moved.groups.len()), ("device-0", 1));

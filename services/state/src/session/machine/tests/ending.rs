@@ -63,7 +63,7 @@ fn who_moved_is_nothing_to_wait_for_and_no_event() {
         winner_epoch: announced.epoch + 1,
         winner_session: announced.session,
     };
-    world.machine.outranked(&outranked, world.now);
+    world.machine.outranked(&outranked, 0, world.now);
     assert!(world.machine.owed().is_nothing());
     world.advance(60_000);
     assert_eq!(told_offline(&mut world), 0);

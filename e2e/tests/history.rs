@@ -1,0 +1,6 @@
+//! The scenario `history`, small.
+
+#[test]
+fn history() {
+    imaccess_e2e::scenario::run_as_test("history");
+}
