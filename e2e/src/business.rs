@@ -1,5 +1,7 @@
 //! Business servers that misbehave, for scenarios.
 
+pub mod scripted;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -106,7 +108,7 @@ async fn hang(
                 let replies: Vec<_> =
                     waiting.drain(..).map(|id| BusinessReply { id, ..BusinessReply::default() }).collect();
                 state.waiting.fetch_sub(replies.len() as u64, Ordering::Relaxed);
-                if changed.is_err() || output.send(Ok(FromBusiness { replies, event_ack: 0 })).await.is_err() {
+                if changed.is_err() || output.send(Ok(FromBusiness { replies, ..FromBusiness::default() })).await.is_err() {
                     break;
                 }
                 continue;
@@ -119,8 +121,8 @@ async fn hang(
         waiting.extend(message.requests.iter().map(|request| request.id));
         if let Some(last) = message.events.last() {
             let ack = FromBusiness {
-                replies: Vec::new(),
                 event_ack: last.sequence,
+                ..FromBusiness::default()
             };
             if output.send(Ok(ack)).await.is_err() {
                 break;

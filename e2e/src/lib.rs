@@ -31,6 +31,7 @@ pub mod latency;
 pub mod logs;
 pub mod mesh;
 pub mod page;
+pub mod python;
 pub mod raw_client;
 pub mod replace;
 pub mod report;

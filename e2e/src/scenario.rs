@@ -2,18 +2,24 @@
 
 mod away;
 mod bad_binary;
+mod bad_businesses;
 mod bench_capacity;
 mod bench_cpu;
 mod bench_idle;
+mod beside;
 mod clean_checkout;
 mod dead_parts;
+mod five_steps;
 mod fuzz;
 mod hanging_business;
 mod hostile_clients;
 mod killed;
 mod kubernetes;
 mod metrics_pages;
+mod multicast;
+mod openapi;
 mod planned;
+mod push_kinds;
 mod quickstart;
 mod verdict;
 mod witness;
@@ -46,6 +52,18 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "hanging-business",
         shows: "200 requests that hang in one business leave another's p99 within 1.5 x",
+    },
+    Scenario {
+        name: "push-kinds",
+        shows: "pushes to one, to 10,000 from a file, to a group, to all by a filter: each device's answer, and each device, is right",
+    },
+    Scenario {
+        name: "openapi",
+        shows: "the push API's document passes a validator, and the API a property-based fuzzer that reads it",
+    },
+    Scenario {
+        name: "bad-businesses",
+        shows: "one business hangs, one errs, one is slow, one restarts: the others' p99 within 1.5 x; calls to them end fast; events all come",
     },
     Scenario {
         name: "dead-routing-and-state",
@@ -104,6 +122,22 @@ pub const ALL: &[Scenario] = &[
         shows: "nothing lost; CPU per delivery within 1.3 x bare, gathered within 2 x",
     },
     Scenario {
+        name: "group-beside-unicasts",
+        shows: "pushes to 15,000 members at 40 % of bare add at most 5 ms to unicasts' p99; at twice bare, drops are counted",
+    },
+    Scenario {
+        name: "broadcast-beside-unicasts",
+        shows: "the same for broadcasts to everybody",
+    },
+    Scenario {
+        name: "group-memory",
+        shows: "16 B of gateway memory per member of a group",
+    },
+    Scenario {
+        name: "multicast-messages",
+        shows: "a push to many is one message to each of four sidecars, one to each shard, one to each member",
+    },
+    Scenario {
         name: "idle",
         shows: "320 B of gateway and 384 B of state memory per idle connection",
     },
@@ -114,6 +148,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "fuzz",
         shows: "60 s of every fuzz target find nothing",
+    },
+    Scenario {
+        name: "five-steps",
+        shows: "docs/first-business.md, command by command: by HTTP, in Rust, in Python",
     },
     Scenario {
         name: "clean-checkout",
@@ -237,6 +275,9 @@ async fn run_with(name: &str, size: Size, seed: u64, custody: Custody) -> Result
         "quickstart" => quickstart::run(size, seed).await,
         "metrics-pages" => metrics_pages::run(size, seed).await,
         "hanging-business" => hanging_business::run(size, seed, custody).await,
+        "push-kinds" => push_kinds::run(size, seed).await,
+        "openapi" => openapi::run(size, seed).await,
+        "bad-businesses" => bad_businesses::run(size, seed).await,
         "dead-routing-and-state" => dead_parts::run(size, seed, custody).await,
         "hostile-clients" => hostile_clients::run(size, seed, custody).await,
         "witness" => witness::run(size, seed).await,
@@ -251,9 +292,14 @@ async fn run_with(name: &str, size: Size, seed: u64, custody: Custody) -> Result
         "login" => bench_cpu::login(size, seed).await,
         "echo" => bench_cpu::echo(size, seed).await,
         "fanout" => bench_cpu::fanout(size, seed).await,
+        "group-beside-unicasts" => beside::group(size, seed).await,
+        "broadcast-beside-unicasts" => beside::broadcast(size, seed).await,
+        "group-memory" => beside::memory(size, seed).await,
+        "multicast-messages" => multicast::run(size, seed).await,
         "idle" => bench_idle::run(size, seed).await,
         "capacity" => bench_capacity::run(size, seed).await,
         "fuzz" => fuzz::run(size, seed).await,
+        "five-steps" => five_steps::run(size, seed).await,
         "clean-checkout" => clean_checkout::run(size, seed).await,
         other if other.starts_with("k8s-") => kubernetes::run(other, size, seed).await,
         other => bail!("no scenario is named {other}; `cargo xtask accept --list` names them"),

@@ -1,4 +1,4 @@
-//! The benches that compare CPU, small: complete and with every figure, without limits on speed.
+//! The benches that compare CPU, latency and memory, small: complete and with every figure, without limits on speed.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -29,4 +29,19 @@ fn echo() {
 #[test]
 fn fanout() {
     run_as_test("fanout");
+}
+
+#[test]
+fn group_beside_unicasts() {
+    run_as_test("group-beside-unicasts");
+}
+
+#[test]
+fn broadcast_beside_unicasts() {
+    run_as_test("broadcast-beside-unicasts");
+}
+
+#[test]
+fn group_memory() {
+    run_as_test("group-memory");
 }

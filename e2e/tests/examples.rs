@@ -15,6 +15,7 @@ fn every_example_reads_strictly_as_its_types() {
     let mut names: Vec<_> = std::fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
         .collect();
     names.sort();
     for path in names {

@@ -74,11 +74,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "imaccess-ipconfig",
             "imaccess-sdk",
             "imaccess-bench",
+            "imaccess-example-chat",
             "imaccess-operator-api",
             "imaccess-operator-plan",
             "imaccess-operator-controller",
         ],
     ),
+    // What a user of imaccess would write: the interface's types, and nothing else of ours.
+    ("imaccess-example-chat", &["imaccess-proto"]),
+    ("imaccess-example-first-business", &["imaccess-proto"]),
     (
         "imaccess-e2e",
         &[

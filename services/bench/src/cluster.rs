@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::child::{self, Child};
 use crate::job::{Group, LoginAs, Proof};
+use crate::pages::Pages;
 use crate::probe;
 
 /// App of all devices of a bench.
@@ -67,6 +68,8 @@ struct Gateway {
 struct Part {
     part: String,
     pid: u32,
+    /// Where its metrics page is.
+    metrics: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -104,6 +107,8 @@ impl Cluster {
                     "--processes",
                     "--ephemeral",
                     "--json",
+                    // It would hear of every login and be measured with it.
+                    "--no-chat",
                     "--gateways",
                     &gateways,
                 ];
@@ -274,10 +279,33 @@ impl Cluster {
 
     /// Memory of these parts: PSS, mapped files included.
     pub(crate) fn pss(&self, parts: &[&str]) -> anyhow::Result<u64> {
+        self.memory(parts, |sample| sample.pss_bytes)
+    }
+
+    /// Memory of these parts that is their own: without mapped files.
+    pub(crate) fn user(&self, parts: &[&str]) -> anyhow::Result<u64> {
+        self.memory(parts, |sample| sample.user_bytes)
+    }
+
+    fn memory(&self, parts: &[&str], which: impl Fn(ProcessSample) -> u64) -> anyhow::Result<u64> {
         self.pids(parts)?
             .iter()
-            .map(|pid| Ok(ProcessSample::of(*pid)?.pss_bytes))
+            .map(|pid| Ok(which(ProcessSample::of(*pid)?)))
             .sum()
+    }
+
+    /// The metrics pages of these parts.
+    pub(crate) fn pages(&self, parts: &[&str]) -> anyhow::Result<Pages> {
+        let mut pages = Pages::default();
+        for part in &self.description.processes {
+            if parts.contains(&part.part.as_str()) {
+                let metrics = part.metrics.as_deref();
+                let address = metrics
+                    .with_context(|| format!("the cluster says of no metrics page of its {}", part.part))?;
+                pages.add(&part.part, get(address, "/metrics")?)?;
+            }
+        }
+        Ok(pages)
     }
 
     /// Waits until these parts have no more to do: what closing thousands of connections leaves behind.

@@ -1,12 +1,15 @@
 //! Several load workers as one: the file limit is per process, the figures are of all.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 use crate::child::Child;
+use crate::cluster;
 use crate::job::{
-    Answer, Connect, Connected, Exchange, Exchanged, FannedOut, Fanout, Http, Job, LoginAs, Message, Pace,
+    Answer, Connect, Connected, Exchange, Exchanged, FannedOut, Fanout, Http, Job, Join, LoginAs, Message,
+    Pace, Pushed, Pushes,
 };
 use crate::latency::{Latency, LatencyCounts};
 use crate::statistics::shares;
@@ -149,6 +152,34 @@ impl Fleet {
             Answer::FannedOut(done) => Ok(done),
             other => bail!("a load worker answers {other:?}"),
         }
+    }
+
+    /// Pushes at a fixed pace and receives; all connections must be one worker's.
+    pub(crate) fn push(&mut self, job: Pushes) -> anyhow::Result<Pushed> {
+        match self.only(&Job::Push(job))? {
+            Answer::Pushed(done) => Ok(done),
+            other => bail!("a load worker answers {other:?}"),
+        }
+    }
+
+    /// Makes connections members of a group, which all must be; all connections must be one worker's.
+    pub(crate) fn join_all(&mut self, job: Join) -> anyhow::Result<()> {
+        match self.only(&Job::Join(job))? {
+            Answer::Exchanged(done) if done.answered == done.sent => Ok(()),
+            Answer::Exchanged(done) => bail!(
+                "of {} connections {} joined: {:?}",
+                done.sent,
+                done.answered,
+                done.failures
+            ),
+            other => bail!("a load worker answers {other:?}"),
+        }
+    }
+
+    /// CPU time of the workers so far.
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
+        let pids: Vec<u32> = self.workers.iter().map(Child::pid).collect();
+        cluster::cpu(&pids)
     }
 
     /// Asks an HTTP server.

@@ -1,11 +1,14 @@
 //! What the bench asks of its load workers and what they answer: JSON lines over their standard input and output.
 
+mod push;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::push::{Publish, Published, Pushed, Pushes, Received, Receivers, Stream, To};
 use crate::latency::LatencyCounts;
 
 /// One thing to do. A worker answers each with one [`Answer`] before it takes the next.
@@ -18,6 +21,10 @@ pub(crate) enum Job {
     Exchange(Exchange),
     /// Publish to the group that all open connections are in; answered with [`Answer::FannedOut`].
     Fanout(Fanout),
+    /// Push at a fixed pace and receive what is pushed; answered with [`Answer::Pushed`].
+    Push(Pushes),
+    /// Make connections members of a group; answered with [`Answer::Exchanged`].
+    Join(Join),
     /// Ask an HTTP server over connections of its own; answered with [`Answer::Exchanged`].
     Http(Http),
     /// End all connections, keeping their tickets; answered with [`Answer::Closed`].
@@ -147,6 +154,17 @@ pub(crate) enum Publisher {
     },
 }
 
+/// Connections that join a group by themselves.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Join {
+    /// The group.
+    pub(crate) group: Group,
+    /// The first connection to join, from 0.
+    pub(crate) first: usize,
+    /// How many from there on.
+    pub(crate) count: usize,
+}
+
 /// HTTP requests over keep-alive connections, the next as soon as the answer is there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Http {
@@ -168,10 +186,12 @@ pub(crate) enum Answer {
     Ready,
     /// Of [`Job::Connect`].
     Connected(Connected),
-    /// Of [`Job::Exchange`] and [`Job::Http`].
+    /// Of [`Job::Exchange`], [`Job::Join`] and [`Job::Http`].
     Exchanged(Exchanged),
     /// Of [`Job::Fanout`].
     FannedOut(FannedOut),
+    /// Of [`Job::Push`].
+    Pushed(Pushed),
     /// Of [`Job::Close`].
     Closed,
     /// It could not be done.
@@ -234,4 +254,16 @@ pub(crate) struct FannedOut {
     pub(crate) frame_bytes: usize,
     /// Members that lost their connection, and the like.
     pub(crate) failures: Failures,
+}
+
+impl FannedOut {
+    /// Deliveries per second.
+    #[must_use]
+    pub(crate) fn rate(&self) -> f64 {
+        if self.seconds > 0.0 {
+            self.received as f64 / self.seconds
+        } else {
+            0.0
+        }
+    }
 }

@@ -7,6 +7,7 @@
 //! - `verb`: the benches, a file each.
 //! - `worker`: the load loop; `bare`: what the kernel alone costs, under the same loop.
 //! - `fleet`, `child`, `cluster`, `job`: processes, and what is said to them.
+//! - `pages`: what the parts say of themselves; `clock`: the time that all processes share.
 //! - `statistics`, `latency`, `schedule`: what is computed; pure.
 //!
 //! Invariants: nothing here runs inside a measured process. CPU and messages are counted over the same window, which
@@ -14,11 +15,13 @@
 
 mod bare;
 mod child;
+mod clock;
 mod cluster;
 mod fleet;
 mod helper;
 mod job;
 mod latency;
+mod pages;
 mod probe;
 mod report;
 mod schedule;
@@ -32,9 +35,11 @@ use std::process::ExitCode;
 
 pub use cluster::ClusterArgs;
 pub use helper::link::Traffic;
+pub use verb::beside::Beside;
 pub use verb::capacity::Capacity;
 pub use verb::echo::Echo;
 pub use verb::fanout::Fanout;
+pub use verb::groups::Groups;
 pub use verb::idle::Idle;
 pub use verb::ipconfig::Ipconfig;
 pub use verb::link::Link;
@@ -54,6 +59,10 @@ pub enum Command {
     Echo(Echo),
     /// One message to all members of a group, against bare epoll servers
     Fanout(Fanout),
+    /// Pushes to single devices beside pushes to a group and to everybody
+    Beside(Beside),
+    /// Memory of memberships in groups
+    Groups(Groups),
     /// The link between gateway and state alone
     Link(Link),
     /// Answers of ipconfig with many gateways
@@ -114,6 +123,8 @@ pub fn run(command: Command, json: bool) -> anyhow::Result<ExitCode> {
         Command::Login(arguments) => verb::login::run(arguments),
         Command::Echo(arguments) => verb::echo::run(arguments),
         Command::Fanout(arguments) => verb::fanout::run(arguments),
+        Command::Beside(arguments) => verb::beside::run(arguments),
+        Command::Groups(arguments) => verb::groups::run(arguments),
         Command::Link(arguments) => verb::link::run(arguments),
         Command::Ipconfig(arguments) => verb::ipconfig::run(arguments),
         Command::Capacity(arguments) => verb::capacity::run(arguments),

@@ -36,10 +36,22 @@ impl Schedule {
         Some((number, intended))
     }
 
+    /// Messages in all.
+    #[must_use]
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// When message `number` is meant to go.
+    #[must_use]
+    pub(crate) fn intended_ns(&self, number: u64) -> u64 {
+        (number as f64 * self.interval_ns) as u64
+    }
+
     /// When the next message is meant to go; `None` when all have gone.
     #[must_use]
     pub(crate) fn next_ns(&self) -> Option<u64> {
-        (self.next < self.total).then_some((self.next as f64 * self.interval_ns) as u64)
+        (self.next < self.total).then(|| self.intended_ns(self.next))
     }
 }
 

@@ -1,18 +1,21 @@
 //! The benches, a file each: what is started, what is done in which order, and what is computed from it.
 
+mod bare_side;
+pub(crate) mod beside;
 pub(crate) mod capacity;
 pub(crate) mod echo;
 pub(crate) mod fanout;
+pub(crate) mod groups;
 pub(crate) mod idle;
 pub(crate) mod ipconfig;
 pub(crate) mod link;
 pub(crate) mod login;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::bare::{Counts, Started};
-use crate::child::Child;
-use crate::cluster;
+use crate::child::{self, Child};
+use crate::cluster::{self, Cluster};
 use crate::report::Report;
 use crate::statistics::{COMPARABLE_BARE_ECHO_US, readable};
 
@@ -21,6 +24,9 @@ const SERVER: [&str; 2] = ["gateway", "state"];
 
 /// Parts that carry a push to a group.
 const PUSH_SERVER: [&str; 3] = ["gateway", "state", "routing"];
+
+/// Longest wait until memory stays as it is.
+const STEADY: Duration = Duration::from_secs(6);
 
 /// A bare server in a process of its own.
 struct Bare {
@@ -42,6 +48,49 @@ impl Bare {
     fn counts(&mut self) -> anyhow::Result<Counts> {
         self.process.send(&"counts")?;
         self.process.receive()
+    }
+}
+
+/// Memory of the parts, by one of the cluster's measures, once it stays as it is.
+fn steady<const N: usize>(
+    cluster: &Cluster,
+    parts: &[&str; N],
+    measure: impl Fn(&Cluster, &[&str]) -> anyhow::Result<u64>,
+) -> anyhow::Result<[u64; N]> {
+    const STEP: Duration = Duration::from_millis(500);
+    cluster.settle(parts)?;
+    let sample = || -> anyhow::Result<[u64; N]> {
+        let mut bytes = [0; N];
+        for (part, bytes) in parts.iter().zip(&mut bytes) {
+            *bytes = measure(cluster, &[part])?;
+        }
+        Ok(bytes)
+    };
+    let mut before = sample()?;
+    let mut waited = Duration::ZERO;
+    loop {
+        child::pause(STEP)?;
+        waited += STEP;
+        let now = sample()?;
+        let moved = now
+            .iter()
+            .zip(before)
+            .any(|(now, before)| now.abs_diff(before) > before / 1_000);
+        if !moved || waited >= STEADY {
+            return Ok(now);
+        }
+        before = now;
+    }
+}
+
+/// Routing learns of a new group a moment after its members have joined: the first pushes may be told so.
+fn first_push<T>(mut push: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match push() {
+            Err(_) if Instant::now() < deadline => child::pause(Duration::from_millis(200))?,
+            done => return done,
+        }
     }
 }
 

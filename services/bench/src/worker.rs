@@ -7,7 +7,9 @@ mod connect;
 mod exchange;
 mod fanout;
 mod http;
+mod join;
 mod link;
+mod push;
 
 use std::io::{BufRead, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,6 +19,7 @@ use anyhow::{Context, bail};
 use imaccess_net::epoll::Epoll;
 
 pub(crate) use self::link::{Link, Waiting};
+pub(crate) use self::push::{UNIMPLEMENTED, is_sent};
 use crate::job::{Answer, Failures, Job};
 
 /// Events taken per wait.
@@ -63,6 +66,8 @@ impl Worker {
             Job::Connect(job) => self.connect(&job).map(Answer::Connected),
             Job::Exchange(job) => self.exchange(&job).map(Answer::Exchanged),
             Job::Fanout(job) => self.fanout(&job).map(Answer::FannedOut),
+            Job::Push(job) => self.push(&job).map(Answer::Pushed),
+            Job::Join(job) => self.join(&job).map(Answer::Exchanged),
             Job::Http(job) => http::load(&job, &mut self.sources).map(Answer::Exchanged),
             Job::Close => {
                 self.close();

@@ -73,7 +73,7 @@ impl fmt::Display for Span {
 /// All that a build speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generations {
-    /// Gateway ⇄ state. 2 adds quiescing, takeovers and ended connections.
+    /// Gateway ⇄ state. 2 adds quiescing, takeovers and ended connections; 3 multicasts.
     pub link: Span,
     /// Gateway ⇄ custodian.
     pub custody: Span,
@@ -87,7 +87,7 @@ pub struct Generations {
 
 /// What this build's code speaks.
 const BUILT: Generations = Generations {
-    link: Span::new(1, 2),
+    link: Span::new(1, 3),
     custody: Span::new(1, 1),
     volume: Span::new(1, 1),
     lease: Span::new(1, 1),
@@ -179,10 +179,10 @@ mod tests {
 
     #[test]
     fn claims_change_what_is_said() {
-        let claimed = BUILT.claiming("link=3-4, custody=2").unwrap();
+        let claimed = BUILT.claiming("link=8-9, custody=2").unwrap();
         assert_eq!(
             (claimed.link, claimed.custody),
-            (Span::new(3, 4), Span::new(2, 2))
+            (Span::new(8, 9), Span::new(2, 2))
         );
         assert_eq!(claimed.volume, BUILT.volume);
         assert_eq!(claimed.strange_to(&BUILT).len(), 2);

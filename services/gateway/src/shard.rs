@@ -7,6 +7,7 @@
 
 mod accept;
 mod adopt;
+mod attributes;
 mod close;
 mod connection;
 mod custody;
@@ -55,6 +56,7 @@ use crate::limits::Admission;
 use crate::link::Attach;
 use crate::metrics::{Counts, Metrics};
 use crate::takeover::Adopted;
+use attributes::Attributes;
 use connection::{Connection, Phase, Tickets};
 use custody::Custody;
 use drain::Telling;
@@ -160,6 +162,7 @@ pub(crate) struct Shard {
     untold: Arc<AtomicU64>,
     connections: Slab<Connection>,
     tickets: Tickets,
+    attributes: Attributes,
     groups: Groups,
     cursors: Cursors,
     custody: Custody,
@@ -288,6 +291,7 @@ impl Shard {
             untold: parts.untold,
             connections: Slab::new(),
             tickets: Tickets::default(),
+            attributes: Attributes::default(),
             groups: Groups::default(),
             wheel: Wheel::new(BUCKETS, FIRST_TICK),
             fanout: Fanout::default(),

@@ -368,6 +368,7 @@ async fn a_session_row_gives_a_ticket_to_what_was_taken_over() {
                 handle,
                 ticket: (&b"another"[..]).into(),
                 ping_interval_s: 30,
+                ..SessionRow::default()
             }],
             ..StateBatch::default()
         })

@@ -9,6 +9,12 @@ use crate::cluster::{ClusterArgs, connected};
 use crate::exit::{WithStatus, retry_if};
 use crate::{run, terminal};
 
+/// What `--help` ends with.
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  imaccess call --business echo --data hello
+  imaccess call --business 7 --device alice --data 'what is new?' --deadline 3";
+
 /// Arguments of `call`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CallArgs {

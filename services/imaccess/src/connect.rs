@@ -16,18 +16,34 @@ use crate::{run, terminal};
 /// Input lines read ahead of their requests.
 const LINES: usize = 16;
 
+/// What `--help` ends with.
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  imaccess connect --device alice --join lobby      prints what is pushed to either
+  imaccess connect --device alice --business echo   each line typed is a request
+  imaccess connect --room lobby                     a room of chat; also /who, /leave
+
+Pushes and replies go to standard output, a line each (a reply without content isn't printed); the connection's states go to standard \
+error. Ctrl-C ends it.";
+
+/// The business whose rooms `--room` means.
+const CHAT: &str = "chat";
+
 /// Arguments of `connect`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConnectArgs {
-    /// Device to be
+    /// Device to be [default: a new one]
     #[arg(long)]
-    device: String,
+    device: Option<String>,
     /// Groups to join, of the business given or else `echo`
     #[arg(long, value_name = "GROUP", value_delimiter = ',')]
     join: Vec<String>,
     /// Name or id of the business that gets input lines as requests
     #[arg(long)]
     business: Option<String>,
+    /// Room to come into, of the business given or else `chat`: the same as typing `/join ROOM`
+    #[arg(long, conflicts_with = "join")]
+    room: Option<String>,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -39,15 +55,19 @@ pub(crate) fn run(arguments: ConnectArgs) -> anyhow::Result<ExitCode> {
 
 async fn connect(arguments: ConnectArgs) -> anyhow::Result<ExitCode> {
     let cluster = &arguments.cluster;
-    let business = match (&arguments.business, arguments.join.is_empty()) {
+    let named = arguments.business.as_deref();
+    let talks_to = named.or_else(|| arguments.room.as_ref().map(|_| CHAT));
+    let business = match (talks_to, arguments.join.is_empty()) {
         (Some(name), _) => cluster.business(name).await?,
         (None, false) => cluster.business("echo").await?,
         (None, true) => 0,
     };
+    let new = || format!("guest-{:08x}", fastrand::u32(..));
+    let device = arguments.device.clone().unwrap_or_else(new);
     let builder = arguments
         .join
         .iter()
-        .fold(cluster.client(&arguments.device), |builder, group| {
+        .fold(cluster.client(&device), |builder, group| {
             builder.group(business, group.clone().into_bytes())
         });
     let client = connected(builder.connect().await)?;
@@ -58,8 +78,9 @@ async fn connect(arguments: ConnectArgs) -> anyhow::Result<ExitCode> {
         }
         terminal::line(&terminal::on_one_line(&push.payload));
     });
-    if arguments.business.is_some() {
-        tokio::spawn(forward(lines()?, client.clone(), business));
+    if talks_to.is_some() {
+        let first = arguments.room.map(|room| format!("/join {room}"));
+        tokio::spawn(forward(first, lines()?, client.clone(), business));
     }
     let ended = async {
         while let Some(state) = states.next().await {
@@ -109,10 +130,19 @@ fn gap(push: &Push) -> Option<String> {
     }
 }
 
-/// Each line a request; replies in the order of the lines.
-async fn forward(mut lines: mpsc::Receiver<String>, client: Client, business: u32) {
-    while let Some(line) = lines.recv().await {
+/// Each line a request; replies in the order of the lines. One without content says only that the line has arrived.
+async fn forward(first: Option<String>, mut lines: mpsc::Receiver<String>, client: Client, business: u32) {
+    let mut next = first;
+    loop {
+        let line = match next.take() {
+            Some(line) => line,
+            None => match lines.recv().await {
+                Some(line) => line,
+                None => return,
+            },
+        };
         match client.request(business, line).await {
+            Ok(reply) if reply.payload.is_empty() => {}
             Ok(reply) => terminal::line(&terminal::on_one_line(&reply.payload)),
             Err(error) => eprintln!("no reply: {error}"),
         }

@@ -186,7 +186,12 @@ impl Echo {
             .map(|request| reply(request.id, request.payload))
             .collect();
         let nothing = replies.is_empty() && event_ack == 0;
-        Ok((!nothing).then_some(FromBusiness { replies, event_ack }))
+        Ok((!nothing).then_some(FromBusiness {
+            replies,
+            event_ack,
+            // Nothing is kept that a snapshot could put right.
+            resync: false,
+        }))
     }
 }
 

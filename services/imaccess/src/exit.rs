@@ -65,6 +65,13 @@ pub(crate) fn status_of(error: &anyhow::Error) -> ExitCode {
         .into()
 }
 
+/// Whether the error says that trying again makes sense.
+pub(crate) fn is_retry(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<Exit>()
+        .is_some_and(|exit| exit.status == RETRY)
+}
+
 /// [`RETRY`] if trying again makes sense, else [`FAILED`].
 pub(crate) fn retry_if(retryable: bool) -> Status {
     if retryable { RETRY } else { FAILED }
@@ -82,5 +89,6 @@ mod tests {
         let error = inner.or_exit(RETRY).context("push").unwrap_err();
         assert_eq!(format!("{error:#}"), "push: can't connect: refused");
         assert_eq!(error.downcast_ref::<Exit>().map(|exit| exit.status), Some(RETRY));
+        assert!(is_retry(&error) && !is_retry(&anyhow!("broken")));
     }
 }

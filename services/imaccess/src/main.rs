@@ -5,20 +5,28 @@
 
 mod bench;
 mod call;
+mod chat;
 mod cluster;
+mod columns;
 mod compat;
 mod connect;
 mod control;
+mod devices;
 mod echo;
 mod exit;
+mod group;
+mod kick;
 mod kubectl;
+mod online;
 mod operator;
 mod part;
 mod probe;
 mod push;
+mod push_api;
 mod run;
 mod state;
 mod terminal;
+mod top;
 mod up;
 mod upgrade;
 
@@ -41,13 +49,29 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run a whole cluster on this machine, until Ctrl-C
+    #[command(after_help = up::EXAMPLES)]
     Up(Box<up::UpArgs>),
     /// Ask a business once and print its reply
+    #[command(after_help = call::EXAMPLES)]
     Call(call::CallArgs),
     /// Stay connected as a device: print pushes, send input lines as requests
+    #[command(after_help = connect::EXAMPLES)]
     Connect(connect::ConnectArgs),
-    /// Push to devices or to a group, as a business would
-    Push(push::PushArgs),
+    /// Push to devices, to a group or to all, as a business would
+    #[command(after_help = push::EXAMPLES)]
+    Push(Box<push::PushArgs>),
+    /// Make, fill, list and destroy groups of devices, as a business would
+    #[command(after_help = group::EXAMPLES)]
+    Group(Box<group::GroupArgs>),
+    /// End devices' sessions
+    #[command(after_help = kick::EXAMPLES)]
+    Kick(Box<kick::KickArgs>),
+    /// Say whether devices are online
+    #[command(after_help = online::EXAMPLES)]
+    Online(Box<online::OnlineArgs>),
+    /// Show how a cluster is doing: gateways, scores, connections, rates, closes by reason
+    #[command(after_help = top::EXAMPLES)]
+    Top(top::TopArgs),
     /// Measure what a connection, a login, a message or a delivery costs
     Bench(bench::BenchArgs),
     /// Run a gateway: the connection layer
@@ -58,6 +82,8 @@ enum Verb {
     Ipconfig(part::PartArgs),
     /// Run the echo business: answers every request with its own payload
     Echo(echo::EchoArgs),
+    /// Run the chat business: rooms, whose lines reach everybody in them
+    Chat(Box<chat::ChatArgs>),
     /// Look after the ImAccessClusters of a Kubernetes cluster
     Operator(Box<operator::OperatorArgs>),
     /// Replace gateways, or their state sidecars, by another binary without closing a connection
@@ -90,12 +116,17 @@ fn main() -> ExitCode {
         Verb::Up(arguments) => up::run(*arguments),
         Verb::Call(arguments) => call::run(arguments),
         Verb::Connect(arguments) => connect::run(arguments),
-        Verb::Push(arguments) => push::run(arguments),
+        Verb::Push(arguments) => push::run(*arguments),
+        Verb::Group(arguments) => group::run(*arguments),
+        Verb::Kick(arguments) => kick::run(*arguments),
+        Verb::Online(arguments) => online::run(*arguments),
+        Verb::Top(arguments) => top::run(arguments),
         Verb::Bench(arguments) => bench::run(arguments),
         Verb::Gateway(arguments) => part::run(&arguments, part::Kind::Gateway),
         Verb::State(arguments) => state::run(&arguments),
         Verb::Ipconfig(arguments) => part::run(&arguments, part::Kind::Ipconfig),
         Verb::Echo(arguments) => echo::run(&arguments),
+        Verb::Chat(arguments) => chat::run(&arguments),
         Verb::Operator(arguments) => operator::run(*arguments),
         Verb::Upgrade(arguments) => upgrade::run(&arguments),
         Verb::Compat(arguments) => compat::run(&arguments),
@@ -128,11 +159,33 @@ mod tests {
             "up --no-custody",
             "up --gateways 2 --processes --no-custody --json --ephemeral --dir d --shards 1 --routing 2 --business-config b.yaml",
             "call --business echo --data hello",
+            "up --businesses b.yaml --no-chat",
             "connect --device alice --join lobby,hall --business 1",
+            "connect --room lobby",
+            "connect --device alice --room lobby --business rooms",
             "push --device a,b --data hi --push http://127.0.0.1:8100",
             "push --group lobby --business echo --data hi",
             "push --group lobby --data hi --push https://p:8100 --tls-ca f --tls-name n --token-file f",
             "push --group lobby --data hi --push https://p:8100 --tls-ca f --tls-cert f --tls-key f",
+            "push --devices f --data hi --json --priority high --ttl 30s",
+            "push --devices - --data hi",
+            "push --group lobby",
+            "push --all --data hi",
+            "push --all --filter app=shop,platform=ios|android,version=1.2..2.0 --data hi",
+            "group create lobby --device a,b --business chat",
+            "group join lobby --devices f --json",
+            "group leave lobby --device a",
+            "group members lobby --limit 0",
+            "group destroy lobby --push http://127.0.0.1:8100",
+            "kick a b --reason why",
+            "kick --devices f --json",
+            "online a b",
+            "online --devices -",
+            "top",
+            "top --once --json --interval 500ms --dir d",
+            "top --metrics a=10.0.0.5:9300,10.0.0.9:9302 --ipconfig 10.0.0.8:9303",
+            "chat --listen 127.0.0.1:0 --push http://127.0.0.1:8100 --business 7",
+            "chat --push https://p:8100 --tls-ca f --tls-name n --token-file f --print-config",
             "state --role routing --config f --set push_listen=127.0.0.1:0 --print-config",
             "gateway --config f --exit-with-parent",
             "compat",
@@ -158,6 +211,21 @@ mod tests {
             "push --device a --data hi --tls-ca f --tls-cert f",
             "push --device a --data hi --tls-key f",
             "push --device a --group g --data hi",
+            "push --device a --devices f --data hi",
+            "push --group g --all --data hi",
+            "push --device a --filter app=b --data hi",
+            "push --all --filter os=ios --data hi",
+            "push --device a --ttl soon --data hi",
+            "group",
+            "group join lobby",
+            "group join lobby --device a --devices f",
+            "group members lobby --limit 10001",
+            "kick",
+            "kick a --devices f",
+            "online",
+            "top --interval 1ms",
+            "top --dir d --metrics a:1",
+            "connect --room lobby --join lobby",
             "state",
             "call --data x",
             "upgrade",

@@ -20,6 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
+use crate::chat::{ChatConfig, ChatServer};
 use crate::echo::{EchoConfig, EchoServer};
 use crate::exit::{USAGE, WithStatus};
 use crate::{run, terminal};
@@ -59,6 +60,7 @@ pub(crate) enum Kind {
     Routing,
     Ipconfig,
     Echo,
+    Chat,
 }
 
 /// A part's configuration.
@@ -69,6 +71,7 @@ pub(crate) enum Config {
     Routing(Box<RoutingConfig>),
     Ipconfig(Box<IpconfigConfig>),
     Echo(Box<EchoConfig>),
+    Chat(Box<ChatConfig>),
 }
 
 impl Kind {
@@ -80,6 +83,7 @@ impl Kind {
             Kind::Routing => "IMACCESS_ROUTING",
             Kind::Ipconfig => "IMACCESS_IPCONFIG",
             Kind::Echo => "IMACCESS_ECHO",
+            Kind::Chat => "IMACCESS_CHAT",
         }
     }
 
@@ -91,6 +95,7 @@ impl Kind {
             Kind::Routing => &["state", "--role", "routing"],
             Kind::Ipconfig => &["ipconfig"],
             Kind::Echo => &["echo"],
+            Kind::Chat => &["chat"],
         }
     }
 
@@ -102,6 +107,7 @@ impl Kind {
             Kind::Routing => "routing",
             Kind::Ipconfig => "ipconfig",
             Kind::Echo => "echo",
+            Kind::Chat => "chat",
         }
     }
 
@@ -119,6 +125,7 @@ impl Kind {
             Kind::Routing => Config::Routing(load(prefix, arguments)?),
             Kind::Ipconfig => Config::Ipconfig(load(prefix, arguments)?),
             Kind::Echo => Config::Echo(load(prefix, arguments)?),
+            Kind::Chat => Config::Chat(load(prefix, arguments)?),
         })
     }
 }
@@ -131,6 +138,7 @@ impl Config {
             Config::Routing(_) => Kind::Routing,
             Config::Ipconfig(_) => Kind::Ipconfig,
             Config::Echo(_) => Kind::Echo,
+            Config::Chat(_) => Kind::Chat,
         }
     }
 
@@ -142,18 +150,19 @@ impl Config {
             Config::Routing(config) => serde_yaml::to_string(config),
             Config::Ipconfig(config) => serde_yaml::to_string(config),
             Config::Echo(config) => serde_yaml::to_string(config),
+            Config::Chat(config) => serde_yaml::to_string(config),
         };
         text.context("the configuration can't be written as YAML")
     }
 
-    /// Where its metrics and health pages are; the echo business has none.
+    /// Where its metrics and health pages are; the example businesses have none.
     pub(crate) fn admin(&self) -> Option<SocketAddr> {
         match self {
             Config::Gateway(config) => Some(config.admin_listen),
             Config::Sidecar(config) => Some(config.admin_listen),
             Config::Routing(config) => Some(config.admin_listen),
             Config::Ipconfig(config) => Some(config.admin),
-            Config::Echo(_) => None,
+            Config::Echo(_) | Config::Chat(_) => None,
         }
     }
 
@@ -162,7 +171,16 @@ impl Config {
         match self {
             Config::Gateway(config) => Some(&config.socket_dir),
             Config::Sidecar(config) => Some(&config.socket_dir),
-            Config::Routing(_) | Config::Ipconfig(_) | Config::Echo(_) => None,
+            Config::Routing(_) | Config::Ipconfig(_) | Config::Echo(_) | Config::Chat(_) => None,
+        }
+    }
+
+    /// Where a part without pages listens: that it does is all that can be seen of it.
+    pub(crate) fn listens_without_pages(&self) -> Option<SocketAddr> {
+        match self {
+            Config::Echo(config) => Some(config.listen),
+            Config::Chat(config) => Some(config.listen),
+            _ => None,
         }
     }
 
@@ -211,6 +229,11 @@ impl Config {
                 let echo = EchoServer::bind(*config).await?;
                 bound();
                 Box::pin(echo.run(drain)).await?;
+            }
+            Config::Chat(config) => {
+                let chat = ChatServer::bind(*config).await?;
+                bound();
+                Box::pin(chat.run(drain)).await?;
             }
         }
         Ok(())
@@ -300,6 +323,7 @@ mod tests {
             Kind::Routing,
             Kind::Ipconfig,
             Kind::Echo,
+            Kind::Chat,
         ] {
             let directory = tempfile::tempdir().unwrap();
             let config = kind.load(&PartArgs::default()).unwrap();
@@ -363,7 +387,7 @@ mod tests {
                         Config::Gateway(config) => config.validate(),
                         Config::Sidecar(config) => config.validate().map_err(|fault| fault.to_string()),
                         Config::Ipconfig(config) => config.validate(),
-                        Config::Routing(_) | Config::Echo(_) => Ok(()),
+                        Config::Routing(_) | Config::Echo(_) | Config::Chat(_) => Ok(()),
                     };
                     assert_eq!(valid, Ok(()), "{name}, {key}");
                     read += 1;

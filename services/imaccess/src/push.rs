@@ -1,51 +1,98 @@
 //! `imaccess push`: what a business does to reach devices, by hand.
 
-mod access;
+mod filter;
+#[cfg(test)]
+mod tests;
 
+use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
-use imaccess_common::tls::Connector;
-use imaccess_proto::v1::push_client::PushClient;
-use imaccess_proto::v1::{Outcome, PushDevicesRequest, PushGroupRequest};
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use anyhow::Context;
+use imaccess_common::config::duration;
+use imaccess_proto::v1::{BroadcastRequest, Outcome, Priority, PushDevicesRequest, PushGroupRequest};
+use serde_json::json;
 
-use self::access::{Access, AccessArgs};
-use crate::cluster::ClusterArgs;
-use crate::exit::{self, FAILED, RETRY, USAGE, WithStatus};
-use crate::{run, terminal};
+use self::filter::Filter;
+use crate::devices::{self, in_calls, of_push};
+use crate::exit::{USAGE, WithStatus};
+use crate::push_api::{PushApi, PushApiArgs, synced};
+use crate::{columns, run, terminal};
 
-/// Where `up` puts the push API unless told otherwise.
-pub(crate) const DEFAULT_PUSH: &str = "http://127.0.0.1:8100";
+/// What `--help` ends with.
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  imaccess push --device alice --data hi
+  imaccess push --devices crowd.txt --business chat --data 'we open at nine' --ttl 1h
+  imaccess push --group lobby --business chat < picture.jpg
+  imaccess push --all --filter 'platform=ios,version=1.2..2.0' --data 'please update'
 
-const CONNECT: Duration = Duration::from_secs(3);
-const ANSWER: Duration = Duration::from_secs(10);
+Exit status: 0 every device got it or will (of a group or of all: it was sent to every gateway), 1 some device didn't, 75 not known \
+of some: try again.";
 
 /// Arguments of `push`.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("target").required(true).args(["device", "group"]))]
+#[command(group = clap::ArgGroup::new("target").required(true).args(["device", "devices", "group", "all"]))]
 pub(crate) struct PushArgs {
     /// Devices to push to
     #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
     device: Vec<String>,
+    /// File with devices to push to, one a line; `-` is standard input. Any number: they are sent in calls of 10,000
+    #[arg(long, value_name = "FILE")]
+    devices: Option<PathBuf>,
     /// Group to push to
     #[arg(long)]
     group: Option<String>,
-    /// Name or id of the business that pushes
-    #[arg(long, default_value = "1")]
-    business: String,
-    /// What to push
+    /// Push to every connected device, of whatever app
     #[arg(long)]
-    data: String,
-    /// Address of the push API (gRPC)
-    #[arg(long, value_name = "URL", env = "IMACCESS_PUSH", default_value = DEFAULT_PUSH)]
-    push: String,
+    all: bool,
+    /// With --all: only devices for which this holds, such as `app=shop,platform=ios|android,version=1.2..2.0`
+    #[arg(long, value_name = "CONDITIONS", conflicts_with_all = ["device", "devices", "group"])]
+    filter: Option<Filter>,
+    /// What to push [default: standard input, byte by byte]
+    #[arg(long)]
+    data: Option<String>,
+    /// Which goes first where a device's messages wait
+    #[arg(long, value_enum, default_value_t)]
+    priority: Urgency,
+    /// What isn't written within this time is dropped, such as 30s [default: it is never]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    ttl: Option<Duration>,
+    /// One JSON object on one line, complete, instead of text for people
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
-    access: AccessArgs,
-    #[command(flatten)]
-    cluster: ClusterArgs,
+    api: PushApiArgs,
+}
+
+/// `--priority`.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum Urgency {
+    High,
+    #[default]
+    Normal,
+    Low,
+}
+
+impl From<Urgency> for Priority {
+    fn from(urgency: Urgency) -> Self {
+        match urgency {
+            Urgency::High => Self::High,
+            Urgency::Normal => Self::Normal,
+            Urgency::Low => Self::Low,
+        }
+    }
+}
+
+/// What is pushed, and how.
+struct Content {
+    payload: Vec<u8>,
+    priority: Priority,
+    ttl_ms: u32,
+    /// Names this run: a call that is repeated must not push twice.
+    run: String,
+    json: bool,
 }
 
 /// Runs it.
@@ -54,152 +101,155 @@ pub(crate) fn run(arguments: PushArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn push(arguments: PushArgs) -> anyhow::Result<ExitCode> {
-    let business = arguments.cluster.business(&arguments.business).await?;
-    let access = arguments.access.read(&arguments.push)?;
-    let mut client = client(&arguments.push, &access).await?;
-    let PushArgs {
-        device: devices,
-        group,
-        data,
-        cluster,
-        ..
-    } = arguments;
-    let payload = data.into_bytes().into();
-    if let Some(group) = group {
-        let request = PushGroupRequest {
-            business,
-            group: group.clone().into(),
-            payload,
-            ..Default::default()
-        };
-        let sent = client
-            .push_group(access.request(request))
-            .await
-            .map_err(|status| refused(&status, &access))?
-            .into_inner();
-        terminal::line(&format!(
-            "{group}: push {} sent to {} gateway(s)",
-            sent.sequence, sent.instances
-        ));
-        if sent.unsynced > 0 {
-            let unsynced = anyhow!(
-                "{} gateway(s) may have missed it; repeat if it matters",
-                sent.unsynced
-            );
-            return Err(unsynced).or_exit(RETRY);
-        }
-        return Ok(ExitCode::SUCCESS);
+    let from_input = arguments
+        .devices
+        .as_deref()
+        .is_some_and(|file| file.as_os_str() == "-");
+    if from_input && arguments.data.is_none() {
+        let fault = anyhow::anyhow!("standard input has the devices already: give the data by --data");
+        return Err(fault).or_exit(USAGE);
     }
-    let request = PushDevicesRequest {
-        business,
-        app: cluster.app,
-        devices: devices.clone(),
+    let named = match (&arguments.group, arguments.all) {
+        (None, false) => devices::read(&arguments.device, arguments.devices.as_deref())?,
+        _ => Vec::new(),
+    };
+    let content = Content {
+        payload: data(arguments.data)?,
+        priority: arguments.priority.into(),
+        ttl_ms: arguments.ttl.map_or(Ok(0), ttl_ms).or_exit(USAGE)?,
+        run: format!("imaccess-{:016x}", fastrand::u64(..)),
+        json: arguments.json,
+    };
+    let mut api = PushApi::open(&arguments.api).await?;
+    match arguments.group {
+        Some(group) => to_group(&mut api, &group, content).await,
+        None if arguments.all => to_all(&mut api, arguments.filter, content).await,
+        None => to_devices(&mut api, &named, content).await,
+    }
+}
+
+async fn to_devices(api: &mut PushApi, devices: &[String], content: Content) -> anyhow::Result<ExitCode> {
+    let Content {
         payload,
-        ..Default::default()
+        priority,
+        ttl_ms,
+        run,
+        json,
+    } = content;
+    let request = PushDevicesRequest {
+        business: api.business,
+        app: api.app.clone(),
+        payload: payload.into(),
+        priority: priority.into(),
+        ttl_ms,
+        ..PushDevicesRequest::default()
     };
-    let answer = client
-        .push_devices(access.request(request))
-        .await
-        .map_err(|status| refused(&status, &access))?
-        .into_inner();
-    let outcomes: Vec<Outcome> = answer.outcomes().collect();
-    for (device, outcome) in devices.iter().zip(&outcomes) {
-        terminal::line(&format!("{device}: {}", described(*outcome)));
-    }
-    if outcomes.len() != devices.len() {
-        return Err(anyhow!(
-            "{} answers for {} devices",
-            outcomes.len(),
-            devices.len()
+    let results = in_calls(devices, async |devices, number| {
+        let request = PushDevicesRequest {
+            devices,
+            idempotency_key: format!("{run}-{number}"),
+            ..request.clone()
+        };
+        let answer = api
+            .call(request, async |push, request| push.push_devices(request).await)
+            .await?;
+        Ok(answer.outcomes.into_iter().map(|outcome| {
+            let outcome = Outcome::try_from(outcome).unwrap_or(Outcome::Unspecified);
+            (of_push(outcome), None)
+        }))
+    })
+    .await?;
+    results.finish(json)
+}
+
+async fn to_group(api: &mut PushApi, group: &str, content: Content) -> anyhow::Result<ExitCode> {
+    let request = PushGroupRequest {
+        business: api.business,
+        group: group.to_owned().into(),
+        payload: content.payload.into(),
+        priority: content.priority.into(),
+        ttl_ms: content.ttl_ms,
+        ..PushGroupRequest::default()
+    };
+    let sent = api
+        .call(request, async |push, request| push.push_group(request).await)
+        .await?;
+    if content.json {
+        let object = json!({
+            "group": group,
+            "group_epoch": sent.group_epoch,
+            "sequence": sent.sequence,
+            "instances": sent.instances,
+            "unsynced": sent.unsynced,
+        });
+        terminal::line(&object.to_string());
+    } else {
+        let (sequence, instances) = (sent.sequence, sent.instances);
+        terminal::line(&format!(
+            "{group}: push {sequence} sent to {instances} gateway(s)"
         ));
     }
-    Ok(status(&outcomes))
+    synced(sent.unsynced, "may have missed it; repeat if it matters")?;
+    Ok(ExitCode::SUCCESS)
 }
 
-async fn client(url: &str, access: &Access) -> anyhow::Result<PushClient<Channel>> {
-    // tonic leaves https:// to a feature of its own; here the connector makes the connection secure.
-    let dialled = url.replacen("https://", "http://", 1);
-    let endpoint = Endpoint::from_shared(dialled)
-        .with_context(|| format!("{url:?} is no address of the push API; it should look like {DEFAULT_PUSH}"))
-        .or_exit(USAGE)?;
-    let endpoint = endpoint.connect_timeout(CONNECT).timeout(ANSWER);
-    let channel = match &access.tls {
-        Some(tls) => endpoint.connect_with_connector(Connector(tls.clone())).await,
-        None => endpoint.connect().await,
+async fn to_all(api: &mut PushApi, filter: Option<Filter>, content: Content) -> anyhow::Result<ExitCode> {
+    let request = BroadcastRequest {
+        business: api.business,
+        filter: filter.map(|Filter(filter)| filter),
+        payload: content.payload.into(),
+        priority: content.priority.into(),
+        ttl_ms: content.ttl_ms,
+        ..BroadcastRequest::default()
     };
-    if let Err(error) = &channel
-        && let Some(hint) = access.hint(error)
-    {
-        return Err(anyhow!("can't push to {url}: {hint} ({})", innermost(error))).or_exit(FAILED);
-    }
-    let channel = channel
-        .map_err(|error| anyhow!(innermost(&error)))
-        .with_context(|| {
-            format!("the push API at {url} can't be reached; try again, or give its address by --push")
-        })
-        .or_exit(RETRY)?;
-    Ok(PushClient::new(channel))
-}
-
-fn refused(status: &Status, access: &Access) -> anyhow::Error {
-    if let Some(hint) = access.hint_of_call(status) {
-        let error = anyhow!("the push API ended the connection without an answer: {hint}");
-        return Err::<(), _>(error)
-            .or_exit(FAILED)
-            .expect_err("it was made of an error");
-    }
-    let again = matches!(
-        status.code(),
-        Code::Unavailable
-            | Code::DeadlineExceeded
-            | Code::ResourceExhausted
-            | Code::Aborted
-            | Code::Cancelled
-    );
-    let error = anyhow!("the push API answered {}: {}", status.code(), status.message());
-    Err::<(), _>(error)
-        .or_exit(exit::retry_if(again))
-        .expect_err("it was made of an error")
-}
-
-/// tonic wraps errors that say nothing around the one that does.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(below) = cause.source() {
-        cause = below;
-    }
-    cause.to_string()
-}
-
-fn described(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Written => "written",
-        Outcome::Acknowledged => "acknowledged",
-        Outcome::Queued => "queued",
-        Outcome::Offline => "offline",
-        Outcome::Refused => "refused: its queue is full",
-        Outcome::Retry => "retry: not known now, try again",
-        Outcome::Unknown => "unknown: a part died meanwhile; pushed again it may arrive twice",
-        Outcome::Unspecified => "no answer",
-    }
-}
-
-/// One that can't be reached is a failure; else one that isn't known says try again.
-fn status(outcomes: &[Outcome]) -> ExitCode {
-    let has = |wanted: &[Outcome]| outcomes.iter().any(|outcome| wanted.contains(outcome));
-    if has(&[
-        Outcome::Offline,
-        Outcome::Refused,
-        Outcome::Unknown,
-        Outcome::Unspecified,
-    ]) {
-        FAILED.into()
-    } else if has(&[Outcome::Retry]) {
-        RETRY.into()
+    let sent = api
+        .call(request, async |push, request| push.broadcast(request).await)
+        .await?;
+    if content.json {
+        let object = json!({
+            "devices": sent.devices,
+            "unknown": sent.unknown,
+            "instances": sent.instances,
+            "unsynced": sent.unsynced,
+        });
+        terminal::line(&object.to_string());
     } else {
-        ExitCode::SUCCESS
+        let devices = columns::grouped(sent.devices);
+        terminal::line(&format!(
+            "handed on for {devices} device(s) on {} gateway(s)",
+            sent.instances
+        ));
+        if sent.unknown > 0 {
+            let unknown = columns::grouped(sent.unknown);
+            terminal::line(&format!(
+                "left out: {unknown} device(s) whose platform or version isn't known"
+            ));
+        }
     }
+    synced(sent.unsynced, "may have missed it; repeat if it matters")?;
+    Ok(ExitCode::SUCCESS)
 }
 
-#[cfg(test)]
-mod tests;
+/// What was given, or else all of standard input.
+fn data(given: Option<String>) -> anyhow::Result<Vec<u8>> {
+    if let Some(text) = given {
+        return Ok(text.into_bytes());
+    }
+    if std::io::stdin().is_terminal() {
+        eprintln!("what is to be pushed, until Ctrl-D:");
+    }
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().lock().read_to_end(&mut bytes);
+    read.context("can't read what to push from standard input")
+        .or_exit(USAGE)?;
+    Ok(bytes)
+}
+
+/// A message's life in the interface's unit, in which 0 means for ever.
+fn ttl_ms(ttl: Duration) -> anyhow::Result<u32> {
+    let ms = u32::try_from(ttl.as_millis()).ok().filter(|ms| *ms > 0);
+    ms.with_context(|| {
+        let given = duration::format(ttl);
+        format!("--ttl must be from 1ms to 49 days, not {given}")
+    })
+}

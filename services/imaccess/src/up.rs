@@ -20,13 +20,13 @@ mod threads;
 mod view;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use imaccess_common::business::BusinessConfig;
+use imaccess_common::business;
 use imaccess_common::drain::{Drain, shutdown_signal};
 use imaccess_common::telemetry::{LogFormat, init_logging};
 use tokio::sync::mpsc;
@@ -43,6 +43,23 @@ use view::View;
 const READY: Duration = Duration::from_secs(60);
 /// Gateways of one `up`: far more than one machine needs.
 const MAX_GATEWAYS: u16 = 100;
+
+/// The list of businesses in the directory.
+const BUSINESSES: &str = "businesses.yaml";
+/// What is in it at first.
+const NO_BUSINESSES: &str = "\
+# Businesses beside echo (id 1) and chat (id 2). The parts that run read this again when it changes.
+# - {id: 3, name: greeter, endpoint: 'http://127.0.0.1:9003'}
+";
+
+/// What `--help` ends with.
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  imaccess up
+  imaccess up --processes --gateways 2
+  imaccess up --ephemeral --json --dir /tmp/demo
+
+echo (id 1) and chat (id 2) run with it. A business of yours is one more entry in the list of businesses: docs/first-business.md.";
 
 /// Arguments of `up`.
 #[derive(Debug, clap::Args)]
@@ -71,9 +88,13 @@ pub(crate) struct UpArgs {
     /// Print one JSON object on one line instead of text for people
     #[arg(long)]
     json: bool,
-    /// YAML or JSON list of businesses beside echo
-    #[arg(long, value_name = "FILE")]
-    business_config: Option<PathBuf>,
+    /// YAML or JSON list of businesses beside echo and chat; it is read again when it changes
+    /// [default: businesses.yaml in the directory]
+    #[arg(long, value_name = "FILE", alias = "business-config")]
+    businesses: Option<PathBuf>,
+    /// Don't run the chat business, which hears of every device that comes and goes
+    #[arg(long)]
+    no_chat: bool,
     /// Where ipconfig listens [default: 127.0.0.1:8000]
     #[arg(long, value_name = "ADDRESS")]
     ipconfig_listen: Option<SocketAddr>,
@@ -125,13 +146,17 @@ pub(crate) fn run(arguments: UpArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn up(arguments: UpArgs) -> anyhow::Result<ExitCode> {
-    let businesses = match &arguments.business_config {
-        Some(path) => read_businesses(path).or_exit(USAGE)?,
-        None => Vec::new(),
-    };
     let directory = Directory::take(arguments.dir.as_deref(), arguments.ephemeral)?;
-    let plan = prepare(&arguments, businesses, &directory)?;
-    let mut view = View::new(&plan, &directory.absolute());
+    let businesses_file = match &arguments.businesses {
+        Some(file) => file.clone(),
+        None => {
+            directory.write_once(BUSINESSES, NO_BUSINESSES.as_bytes())?;
+            directory.path().join(BUSINESSES)
+        }
+    };
+    let plan = prepare(&arguments, &businesses_file, &directory)?;
+    let absolute = std::path::absolute(&businesses_file).unwrap_or_else(|_| businesses_file.clone());
+    let mut view = View::new(&plan, &directory.absolute(), &absolute);
     let (events, mut happened) = mpsc::channel(plan.parts.len() + 1);
 
     let mut running = if arguments.processes {
@@ -187,11 +212,9 @@ enum Running {
 }
 
 /// Everything that has to be there before the first part starts.
-fn prepare(
-    arguments: &UpArgs,
-    businesses: Vec<BusinessConfig>,
-    directory: &Directory,
-) -> anyhow::Result<Plan> {
+fn prepare(arguments: &UpArgs, businesses_file: &Path, directory: &Directory) -> anyhow::Result<Plan> {
+    let listed = business::load_all(&[], Some(businesses_file));
+    let listed = listed.map_err(anyhow::Error::msg).or_exit(USAGE)?;
     let addresses = addresses(arguments)?;
     let keys = keys::ensure(directory)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -199,7 +222,9 @@ fn prepare(
         shards: arguments
             .shards
             .map_or_else(|| (cores / usize::from(arguments.gateways)).max(1), usize::from),
-        businesses,
+        businesses: listed.value,
+        chat: !arguments.no_chat,
+        businesses_file: businesses_file.to_owned(),
         custody: arguments.custody(),
         directory: directory.path().to_owned(),
         keys,
@@ -242,6 +267,7 @@ fn addresses(arguments: &UpArgs) -> anyhow::Result<Addresses> {
     let mut internal = || ports.free();
     Ok(Addresses {
         echo: internal()?,
+        chat: internal()?,
         ipconfig_admin: internal()?,
         push_admin: push.iter().map(|_| internal()).collect::<anyhow::Result<_>>()?,
         gateway_admin: gateways
@@ -262,17 +288,19 @@ fn addresses(arguments: &UpArgs) -> anyhow::Result<Addresses> {
     })
 }
 
-fn read_businesses(path: &PathBuf) -> anyhow::Result<Vec<BusinessConfig>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
-    // JSON is YAML as well.
-    serde_yaml::from_str(&text).with_context(|| format!("{} is no list of businesses", path.display()))
-}
-
 fn announce(arguments: &UpArgs, view: &View, directory: &Directory) {
     if arguments.json {
         terminal::line(&view.json());
     } else {
-        let text = hints::text(view, directory.path(), &hints::program(), arguments.custody());
+        let file = arguments.businesses.clone();
+        let file = file.unwrap_or_else(|| directory.path().join(BUSINESSES));
+        let text = hints::text(
+            view,
+            directory.path(),
+            &file,
+            &hints::program(),
+            arguments.custody(),
+        );
         terminal::line(&text);
     }
 }
@@ -287,7 +315,7 @@ async fn end(running: &mut Running, plan: &Plan, quiet: bool) {
     let waves: [(&str, &[Kind]); 3] = [
         ("gateways: clients are told and flushed", &[Kind::Gateway]),
         ("routing and ipconfig", &[Kind::Routing, Kind::Ipconfig]),
-        ("state and echo", &[Kind::Sidecar, Kind::Echo]),
+        ("state, echo and chat", &[Kind::Sidecar, Kind::Echo, Kind::Chat]),
     ];
     for (what, kinds) in waves {
         say(&format!("ending {what} …"));
@@ -309,7 +337,7 @@ fn drain_of(part: &plan::Planned) -> Drain {
 const AFTER_DRAIN: Duration = Duration::from_secs(2);
 
 /// Fails with a text about the path if it is too long for the sockets in it.
-fn check_socket_path(path: &std::path::Path) -> anyhow::Result<()> {
+fn check_socket_path(path: &Path) -> anyhow::Result<()> {
     // sockaddr_un has 108 bytes, one of them for the end.
     const LONGEST: usize = 107;
     let longest = path.join("gateway-00/shard-255.sock");

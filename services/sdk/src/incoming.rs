@@ -134,7 +134,7 @@ fn group_push(push: &GroupPush<'_>, continuity: Continuity) -> Option<Push> {
     let missed = match continuity {
         Continuity::Repeated => return None,
         Continuity::Gap { missing } => missing,
-        Continuity::First | Continuity::Next | Continuity::NewEpoch | Continuity::Untracked => 0,
+        Continuity::First | Continuity::Next | Continuity::NewEpoch => 0,
     };
     let target = Target::Group {
         group: Bytes::copy_from_slice(push.group),

@@ -4,8 +4,10 @@
 //!   membership ──▶ one feed per live instance ──▶ store (device → route, group → instances)
 //!    source          ▲   dials its sidecar,             ▲
 //!                    │   hears routes, receipts         │ look up
-//!                    └──────── outbox ◀──────────── push API ◀── business servers
+//!                    └──────── outbox ◀──────────── push API ◀── front ◀── business servers
 //! ```
+//!
+//! Business servers speak gRPC or HTTP/JSON, on one port (`server`); what stands before both is `front`.
 //!
 //! Invariants: the sidecars are the truth, everything here is rebuilt from them; every replica hears every sidecar
 //! and is complete by itself; a device is called offline only while the replica is in sync with every live instance;
@@ -15,18 +17,27 @@ mod access;
 mod calls;
 mod config;
 mod feed;
+mod front;
+mod gathers;
 mod groups;
+mod http;
 mod hub;
+mod idempotency;
 mod key;
 mod liveness;
+mod lost;
 mod membership;
 mod metrics;
+mod names;
 mod numbering;
 mod outbox;
 mod push;
+mod rates;
+mod server;
 mod slab;
 mod store;
 mod table;
+mod timely;
 
 use std::collections::HashMap;
 use std::io;
@@ -42,31 +53,26 @@ use imaccess_common::drain::Drain;
 use imaccess_common::identity::InstanceId;
 use imaccess_common::metrics::ProcessMetrics;
 use imaccess_common::tls::{ClientTls, Clients, Identity, ServerTls, TlsError, TlsMetrics};
-use imaccess_proto::v1::push_server::PushServer;
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
 
 use self::access::{Gate, GateMetrics};
 pub use self::config::{MembersConfig, PodMembersConfig, PushTokensConfig, RoutingConfig};
-use self::feed::{FeedTimes, WINDOW};
+use self::feed::FeedTimes;
+use self::front::{Front, FrontMetrics};
+use self::http::HttpMetrics;
 use self::hub::Hub;
 pub use self::membership::Member;
 use self::membership::Membership;
 use self::metrics::RoutingMetrics;
-use self::push::{MESSAGE_LIMIT, PushApi};
+use self::push::PushApi;
 pub use self::store::{Announcement, MemoryStore, Presence, Retraction, RouteStore, Sizes, StoreUnavailable};
 pub use self::table::{InstanceIndex, Route, Verdict};
-use crate::accepted::accepted;
 
-/// Calls in flight per connection; more wait at the caller.
-const CALLS_PER_CONNECTION: u32 = 1_024;
-/// A caller that is silent for this long is asked whether it lives, and gone after as long again.
-const CALLER_SILENCE: Duration = Duration::from_secs(30);
 /// How often sizes are read, and readiness until it holds.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -108,6 +114,8 @@ pub struct Routing {
     ),
     hub: Arc<Hub<MemoryStore>>,
     gate: Arc<Gate>,
+    /// Of what stands before the push API, and of its HTTP form.
+    metrics: (FrontMetrics, HttpMetrics),
     /// With certificates: who this replica is, and how the push API is secured.
     secure: Option<(Arc<Identity>, ServerTls)>,
     registry: Registry,
@@ -142,12 +150,16 @@ impl Routing {
         ProcessMetrics::register(&registry, "routing", env!("CARGO_PKG_VERSION"));
         let mut hub = Hub::new(MemoryStore::new(), &config, RoutingMetrics::register(&registry));
         let gate = Gate::new(&config, GateMetrics::register(&registry));
+        let metrics = (
+            FrontMetrics::register(&registry),
+            HttpMetrics::register(&registry),
+        );
         let secure = match &config.tls {
             Some(tls) => {
                 let identity = Identity::load(tls.clone(), TlsMetrics::register(&registry))?;
                 let name = config.sidecar_name.as_deref().unwrap_or_default();
                 hub.sidecars = Some(ClientTls::grpc(Arc::clone(&identity), name)?);
-                let server = ServerTls::grpc(Arc::clone(&identity), Clients::Guests)?;
+                let server = ServerTls::grpc_and_http(Arc::clone(&identity), Clients::Guests)?;
                 Some((identity, server))
             }
             None => None,
@@ -162,6 +174,7 @@ impl Routing {
             businesses,
             hub: Arc::new(hub),
             gate: Arc::new(gate),
+            metrics,
             secure,
             registry,
             push,
@@ -203,13 +216,19 @@ impl Routing {
             server
         });
         tokio::spawn(Arc::clone(&self.gate).keep(stop_admin.clone()));
+        let (of_front, of_http) = self.metrics;
+        let api = PushApi::new(Arc::clone(&self.hub), Arc::clone(&self.gate));
+        let front = Arc::new(Front::new(api, Arc::clone(&self.gate), of_front));
         let (follow, mut businesses) = self.businesses;
         tokio::spawn(follow.run(stop_admin.clone()));
-        let gate = Arc::clone(&self.gate);
+        let (gate, of_businesses) = (Arc::clone(&self.gate), Arc::clone(&front));
+        // Before the first call: a limit that came after it would be none.
+        of_businesses.set_businesses(&businesses.borrow());
         tokio::spawn(async move {
             loop {
                 let listed = Arc::clone(&businesses.borrow_and_update());
                 gate.set_businesses(&listed);
+                of_businesses.set_businesses(&listed);
                 tracing::debug!(businesses = listed.len(), "businesses are in effect");
                 if businesses.changed().await.is_err() {
                     return;
@@ -224,16 +243,7 @@ impl Routing {
             begun.begun().await;
             readiness.drain();
         };
-        let serving = Server::builder()
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
-            .max_concurrent_streams(CALLS_PER_CONNECTION)
-            .http2_keepalive_interval(Some(CALLER_SILENCE))
-            .http2_keepalive_timeout(Some(CALLER_SILENCE))
-            .add_service(
-                PushServer::new(PushApi::new(self.hub, self.gate)).max_decoding_message_size(MESSAGE_LIMIT),
-            )
-            .serve_with_incoming_shutdown(accepted(self.push, tls), until_drain);
+        let serving = server::serve(front, self.gate, of_http, self.push, tls, until_drain);
         let served = tokio::select! {
             served = serving => served.map_err(RoutingError::Serve),
             () = drain.deadline() => Ok(()),

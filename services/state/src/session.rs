@@ -14,6 +14,7 @@
 //! Invariant: nothing in `machine` and below it awaits or reads a clock. A worker never waits for the hub
 //! (it keeps what the hub can't take, within a bound); the hub may wait for a worker.
 
+pub mod attributes;
 pub mod events;
 pub mod feed;
 pub mod follower;

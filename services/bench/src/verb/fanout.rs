@@ -1,12 +1,9 @@
 //! `bench fanout`: one message to every member of a group, against bare servers in the same run.
 
-use std::time::{Duration, Instant};
-
 use anyhow::bail;
 
-use super::{Bare, PUSH_SERVER, say_bare};
-use crate::bare::Counts;
-use crate::child;
+use super::bare_side::{BareLoad, BareSide};
+use super::{PUSH_SERVER, first_push, say_bare};
 use crate::cluster::{Cluster, ClusterArgs};
 use crate::fleet::Fleet;
 use crate::job::{FannedOut, Fanout as Job, Group, Publisher};
@@ -36,17 +33,6 @@ pub struct Fanout {
     cluster: ClusterArgs,
 }
 
-/// A bare server and its members.
-struct BareSide {
-    server: Bare,
-    load: Fleet,
-    /// CPU of each round, µs per delivery.
-    us: Vec<f64>,
-    rates: Vec<f64>,
-    counts: Counts,
-    deliveries: u64,
-}
-
 pub(crate) fn run(arguments: &Fanout) -> anyhow::Result<Report> {
     if !(8..=60_000).contains(&arguments.bytes) {
         bail!("a message has 8 to 60,000 bytes: its number, and what a frame takes");
@@ -66,9 +52,16 @@ pub(crate) fn run(arguments: &Fanout) -> anyhow::Result<Report> {
     if warm.frame_bytes == 0 {
         bail!("no member received anything: {:?}", warm.failures);
     }
+    let load = BareLoad {
+        members: arguments.members,
+        outstanding: arguments.outstanding as usize,
+        bytes: arguments.bytes,
+        frame_bytes: warm.frame_bytes,
+        seconds: arguments.seconds,
+    };
     let mut bare = [
-        BareSide::start("send", arguments, warm.frame_bytes, warm_up)?,
-        BareSide::start("gather", arguments, warm.frame_bytes, warm_up)?,
+        BareSide::start("send", load, warm_up)?,
+        BareSide::start("gather", load, warm_up)?,
     ];
 
     let mut total = FannedOut::default();
@@ -82,7 +75,7 @@ pub(crate) fn run(arguments: &Fanout) -> anyhow::Result<Report> {
         let done = ours.fanout(arguments.of_ours(&cluster, &group, arguments.seconds))?;
         us.push(us_per(cluster.cpu(&PUSH_SERVER)? - cpu, done.received));
         gateway_us.push(us_per(cluster.cpu(&["gateway"])? - gateway, done.received));
-        rates.push(rate(&done));
+        rates.push(done.rate());
         let latency: Latency = [&done.latency].into_iter().collect();
         p50.push(latency.us(0.5));
         p99.push(latency.us(0.99));
@@ -94,7 +87,7 @@ pub(crate) fn run(arguments: &Fanout) -> anyhow::Result<Report> {
         }
         for side in &mut bare {
             progress.step(format!("round {number}: bare"));
-            side.round(arguments, warm.frame_bytes)?;
+            side.round()?;
         }
     }
     drop(progress);
@@ -142,17 +135,6 @@ pub(crate) fn run(arguments: &Fanout) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Routing learns of a new group a moment after its members have joined: the first pushes may be told so.
-fn first_push(mut push: impl FnMut() -> anyhow::Result<FannedOut>) -> anyhow::Result<FannedOut> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        match push() {
-            Err(_) if Instant::now() < deadline => child::pause(Duration::from_millis(200))?,
-            done => return done,
-        }
-    }
-}
-
 impl Fanout {
     fn of_ours(&self, cluster: &Cluster, group: &Group, seconds: f64) -> Job {
         let publisher = Publisher::Push {
@@ -165,63 +147,5 @@ impl Fanout {
             bytes: self.bytes,
             seconds,
         }
-    }
-}
-
-impl BareSide {
-    fn start(mode: &str, arguments: &Fanout, frame_bytes: usize, warm_up: f64) -> anyhow::Result<Self> {
-        let server = Bare::start(&["bare-fanout", "--mode", mode])?;
-        let mut load = Fleet::start(arguments.members)?;
-        load.connect_all(&[server.started.address], arguments.members, None)?;
-        let (us, rates) = (Vec::new(), Vec::new());
-        let mut side = Self {
-            server,
-            load,
-            us,
-            rates,
-            counts: Counts::default(),
-            deliveries: 0,
-        };
-        side.fan_out(arguments, frame_bytes, warm_up)?;
-        Ok(side)
-    }
-
-    fn fan_out(&mut self, arguments: &Fanout, frame_bytes: usize, seconds: f64) -> anyhow::Result<FannedOut> {
-        let Some(address) = self.server.started.control else {
-            bail!("the bare server has no control port")
-        };
-        let publisher = Publisher::Bare { address, frame_bytes };
-        let outstanding = arguments.outstanding as usize;
-        self.load.fanout(Job {
-            publisher,
-            outstanding,
-            bytes: arguments.bytes,
-            seconds,
-        })
-    }
-
-    fn round(&mut self, arguments: &Fanout, frame_bytes: usize) -> anyhow::Result<()> {
-        let before = self.server.counts()?;
-        let cpu = self.server.cpu()?;
-        let done = self.fan_out(arguments, frame_bytes, arguments.seconds)?;
-        self.us.push(us_per(self.server.cpu()? - cpu, done.received));
-        self.rates.push(rate(&done));
-        let counts = self.server.counts()?.since(before);
-        if done.received != done.expected || counts.short_writes > 0 {
-            bail!("the bare server failed: {:?}, {counts:?}", done.failures);
-        }
-        self.counts.waits += counts.waits;
-        self.counts.reads += counts.reads;
-        self.counts.writes += counts.writes;
-        self.deliveries += done.received;
-        Ok(())
-    }
-}
-
-fn rate(done: &FannedOut) -> f64 {
-    if done.seconds > 0.0 {
-        done.received as f64 / done.seconds
-    } else {
-        0.0
     }
 }

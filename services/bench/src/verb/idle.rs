@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 
-use super::{Bare, SERVER, say_bare};
-use crate::child;
+use super::{Bare, SERVER, say_bare, steady};
 use crate::cluster::{Cluster, ClusterArgs, slab_bytes};
 use crate::fleet::{Fleet, PER_PROCESS};
 use crate::job::{Message, Pace};
@@ -32,9 +31,6 @@ pub struct Idle {
 /// Parts whose memory is reported.
 const PARTS: [&str; 3] = ["gateway", "state", "routing"];
 
-/// Longest wait until memory stays as it is.
-const STEADY: Duration = Duration::from_secs(6);
-
 pub(crate) fn run(arguments: &Idle) -> anyhow::Result<Report> {
     let all = arguments.connections;
     let third = all / 3;
@@ -48,15 +44,15 @@ pub(crate) fn run(arguments: &Idle) -> anyhow::Result<Report> {
         .map(|_| Bare::start(&["bare-echo"]))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let login = cluster.first_login(fleet.prefix(), Some(cluster.group()?));
-    let start = steady(&cluster)?;
+    let start = steady(&cluster, &PARTS, Cluster::pss)?;
     let slab_start = slab_bytes()?;
 
     progress.step(format!("{third} connections"));
     fleet.connect_all(&cluster.gateways, third, Some(&login))?;
-    let at_third = steady(&cluster)?;
+    let at_third = steady(&cluster, &PARTS, Cluster::pss)?;
     progress.step(format!("{all} connections"));
     let connected = fleet.connect_all(&cluster.gateways, all - third, Some(&login))?;
-    let at_all = steady(&cluster)?;
+    let at_all = steady(&cluster, &PARTS, Cluster::pss)?;
     let slab_all = slab_bytes()?;
 
     let interval = arguments.ping_interval.unwrap_or(connected.ping_interval_s);
@@ -148,32 +144,4 @@ pub(crate) fn run(arguments: &Idle) -> anyhow::Result<Report> {
         .remark("Kernel bytes are of both ends of each connection, for both are on this machine; about half is the server's.");
     say_bare(&mut report, "bare pings", counts, bare_pinged.answered);
     Ok(report)
-}
-
-/// Memory of the parts once it stays as it is.
-fn steady(cluster: &Cluster) -> anyhow::Result<[u64; 3]> {
-    const STEP: Duration = Duration::from_millis(500);
-    cluster.settle(&PARTS)?;
-    let sample = || -> anyhow::Result<[u64; 3]> {
-        let mut bytes = [0; 3];
-        for (part, bytes) in PARTS.iter().zip(&mut bytes) {
-            *bytes = cluster.pss(&[part])?;
-        }
-        Ok(bytes)
-    };
-    let mut before = sample()?;
-    let mut waited = Duration::ZERO;
-    loop {
-        child::pause(STEP)?;
-        waited += STEP;
-        let now = sample()?;
-        let moved = now
-            .iter()
-            .zip(before)
-            .any(|(now, before)| now.abs_diff(before) > before / 1_000);
-        if !moved || waited >= STEADY {
-            return Ok(now);
-        }
-        before = now;
-    }
 }

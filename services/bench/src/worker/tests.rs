@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 
 use super::*;
-use crate::job::{Connect, Exchange, LoginAs, Message, Pace, Proof};
+use crate::job::{Connect, Exchange, Group, Join, LoginAs, Message, Pace, Proof};
 
 #[test]
 fn sources_are_loopback_addresses_that_change() {
@@ -115,4 +115,56 @@ fn refused_logins_are_counted_by_their_code() {
         })),
         Answer::Failed(_)
     ));
+}
+
+#[test]
+fn joins_are_answered_one_by_one() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        let clients: Vec<_> = (0..3).map(|_| listener.accept().unwrap().0).collect();
+        // The first is left out of the job; the others join, the last without success.
+        for (mut client, code) in clients
+            .into_iter()
+            .skip(1)
+            .zip([0, imaccess_wire::Code::Busy as u16])
+        {
+            let mut bytes = [0; 4_096];
+            let len = client.read(&mut bytes).unwrap();
+            let split = imaccess_wire::header::split(&bytes[..len], imaccess_wire::Limits::default());
+            let join = imaccess_wire::frame::Join::decode(split.unwrap().unwrap().body()).unwrap();
+            assert_eq!((join.business, join.group), (7, &b"room"[..]));
+            let mut out = Vec::new();
+            imaccess_wire::frame::Accepted {
+                message_id: join.message_id,
+                code,
+                ..Default::default()
+            }
+            .encode(&mut out);
+            client.write_all(&out).unwrap();
+        }
+    });
+    let mut worker = Worker::new().unwrap();
+    let job = Connect {
+        targets: vec![address],
+        count: 3,
+        in_flight: 1,
+        login: None,
+        seconds: None,
+    };
+    assert!(matches!(worker.work(Job::Connect(job)), Answer::Connected(done) if done.count == 3));
+    let group = Group {
+        business: 7,
+        id: "room".to_owned(),
+    };
+    let Answer::Exchanged(done) = worker.work(Job::Join(Join {
+        group,
+        first: 1,
+        count: 100,
+    })) else {
+        panic!("not joined")
+    };
+    server.join().unwrap();
+    assert_eq!((done.sent, done.answered), (2, 1));
+    assert_eq!(done.failures["busy"], 1);
 }

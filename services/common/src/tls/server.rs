@@ -59,7 +59,8 @@ pub struct Peer {
 pub struct ServerTls {
     identity: Arc<Identity>,
     clients: Clients,
-    protocol: &'static [u8],
+    /// What is spoken here; of those that a client knows too the first is taken.
+    protocols: &'static [&'static [u8]],
 }
 
 // === impl ServerTls ===
@@ -70,7 +71,7 @@ impl ServerTls {
     /// # Errors
     /// [`TlsError::Name`] for a name that no certificate can have.
     pub fn grpc(identity: Arc<Identity>, clients: Clients) -> Result<ServerTls, TlsError> {
-        ServerTls::new(identity, clients, b"h2")
+        ServerTls::new(identity, clients, &[b"h2"])
     }
 
     /// For HTTP/1.
@@ -78,13 +79,21 @@ impl ServerTls {
     /// # Errors
     /// [`TlsError::Name`] for a name that no certificate can have.
     pub fn http(identity: Arc<Identity>, clients: Clients) -> Result<ServerTls, TlsError> {
-        ServerTls::new(identity, clients, b"http/1.1")
+        ServerTls::new(identity, clients, &[b"http/1.1"])
+    }
+
+    /// For gRPC, and for HTTP/1 on the same port. Who names no protocol is served by what its first bytes are.
+    ///
+    /// # Errors
+    /// [`TlsError::Name`] for a name that no certificate can have.
+    pub fn grpc_and_http(identity: Arc<Identity>, clients: Clients) -> Result<ServerTls, TlsError> {
+        ServerTls::new(identity, clients, &[b"h2", b"http/1.1"])
     }
 
     fn new(
         identity: Arc<Identity>,
         clients: Clients,
-        protocol: &'static [u8],
+        protocols: &'static [&'static [u8]],
     ) -> Result<ServerTls, TlsError> {
         if let Clients::Named(names) = &clients {
             for name in names {
@@ -95,7 +104,7 @@ impl ServerTls {
         Ok(ServerTls {
             identity,
             clients,
-            protocol,
+            protocols,
         })
     }
 
@@ -135,7 +144,7 @@ impl ServerTls {
             .expect("the provider has ciphers for both versions")
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::clone(&loaded.own) as _);
-        config.alpn_protocols = vec![self.protocol.to_vec()];
+        config.alpn_protocols = self.protocols.iter().map(|name| name.to_vec()).collect();
         // A resumed session would not be judged again.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;

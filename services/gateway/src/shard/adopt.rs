@@ -10,7 +10,7 @@ use imaccess_wire::header::{FLAG_IGNORABLE, FrameType, MAGIC, VERSION};
 
 use super::Shard;
 use super::connection::{Connection, Partial, Phase};
-use super::queue::{OutQueue, Queued};
+use super::queue::{OutQueue, Priority, Queued};
 use super::timers::TICK;
 use crate::takeover::Adopted;
 use crate::takeover::plan::{self, As, Fate, Why};
@@ -92,6 +92,7 @@ impl Shard {
         if let Some(record) = record {
             if phase == Phase::Online {
                 self.tickets.put(slot, &record.ticket);
+                self.attributes.put(slot, &record.attributes);
             }
         } else {
             self.metrics.frames_lost_down(lost.into());
@@ -199,6 +200,8 @@ fn requeue(record: &HandedOver, now: Tick) -> OutQueue {
             // A copy: a slice would hold the whole file's memory.
             bytes: Bytes::copy_from_slice(&frame.bytes),
             business: frame.business,
+            // They stand in the order in which they go out.
+            priority: Priority::default(),
             expires_ms: frame.expires_ms,
         };
         let written = if index == 0 { record.written as usize } else { 0 };

@@ -5,7 +5,7 @@ use imaccess_wire::frame::Close;
 
 use super::Shard;
 use super::connection::Phase;
-use super::queue::Queued;
+use super::queue::{Priority, Queued};
 use crate::takeover::plan;
 
 impl Shard {
@@ -69,6 +69,7 @@ impl Shard {
                 Queued {
                     bytes: frame.into(),
                     business: 0,
+                    priority: Priority::Normal,
                     expires_ms: 0,
                 },
                 0,
@@ -140,6 +141,7 @@ impl Shard {
                 self.counts.ended_forgotten += self.ended.add(serial, ticket, code, self.tick);
             }
             self.tickets.clear(slot);
+            self.attributes.clear(slot);
         }
         if matches!(phase, Phase::Online | Phase::Authenticating) && self.link.usable().is_some() {
             self.outbox.closed(handle, code);

@@ -1,4 +1,4 @@
-//! Group frames that wait for their turn, and the sweep over one group's members that is under way.
+//! Group frames and broadcasts that wait for their turn, and the sweeps over their receivers that are under way.
 //!
 //! A sweep goes round its group's members in slices: other connections get their turn between them. At each member it
 //! writes all frames that are on board, as one run of bytes and one system call. A frame that arrives meanwhile gets
@@ -8,43 +8,85 @@
 //! The members are those at the sweep's beginning. Once somebody has joined since, or another group's frame waits,
 //! nothing more gets on board: the sweep ends within one round, and the next begins with the members of then. Who has
 //! left meanwhile is skipped by the caller, who looks at the connection's own row.
+//!
+//! A broadcast names its receivers by their handles, and its sweep is its own: nothing else gets on board, and who isn't the
+//! connection any more that was named is skipped.
+//!
+//! Each priority has its own queue and its own sweep. A slice is always of the highest that has work, so that a long sweep of a
+//! low one holds nothing up, and only frames of one priority are in order.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
+use imaccess_net::handle::Handle;
 
 use super::groups::{GroupIndex, Groups};
+use super::queue::Priority;
 
 /// Most frames, and about the most bytes, that are written to a member at once: no more than a socket with a small
 /// send buffer takes at once.
 const ABOARD_FRAMES: usize = 64;
 const ABOARD_BYTES: usize = 16 << 10;
 
-/// One group frame.
+/// For whom a frame is.
 #[derive(Clone, Debug)]
-pub(crate) struct GroupFrame {
+pub(crate) enum Receivers {
+    /// The members of a group of the frame's business.
+    Group(Bytes),
+    /// Connections, by their handles.
+    Connections(Box<[u64]>),
+}
+
+/// One frame for many.
+#[derive(Clone, Debug)]
+pub(crate) struct FanoutFrame {
     pub(crate) business: u32,
-    pub(crate) group: Bytes,
+    pub(crate) receivers: Receivers,
     pub(crate) frame: Bytes,
+    pub(crate) priority: Priority,
     pub(crate) expires_ms: u64,
+}
+
+impl FanoutFrame {
+    /// Memory that it takes while it waits.
+    fn weight(&self) -> usize {
+        self.frame.len()
+            + match &self.receivers {
+                Receivers::Group(_) => 0,
+                Receivers::Connections(handles) => size_of_val(&**handles),
+            }
+    }
 }
 
 /// A frame on board, and how many members it has still to get to.
 #[derive(Clone, Debug)]
 struct Aboard {
-    frame: GroupFrame,
+    frame: Bytes,
+    expires_ms: u64,
     left: usize,
+}
+
+/// Whose sweep it is.
+#[derive(Debug)]
+enum Of {
+    Group {
+        group: GroupIndex,
+        id: Bytes,
+        generation: u32,
+        joins: u64,
+    },
+    /// One broadcast, to these handles.
+    Connections(Box<[u64]>),
 }
 
 /// A sweep under way.
 #[derive(Debug)]
 pub(crate) struct Sweep {
     pub(crate) business: u32,
-    pub(crate) group: GroupIndex,
-    id: Bytes,
-    generation: u32,
-    joins: u64,
+    pub(crate) priority: Priority,
+    of: Of,
+    /// Slots of the group's members; empty for a broadcast.
     members: Vec<u32>,
     cursor: usize,
     aboard: VecDeque<Aboard>,
@@ -52,35 +94,49 @@ pub(crate) struct Sweep {
     pub(crate) run: Bytes,
 }
 
-/// The queue and the sweep.
+/// What waits in one priority, and the sweep of it.
 #[derive(Debug, Default)]
-pub(crate) struct Fanout {
-    waiting: VecDeque<GroupFrame>,
+struct Lane {
+    waiting: VecDeque<FanoutFrame>,
     waiting_bytes: usize,
     sweep: Option<Sweep>,
+}
+
+/// The queues and the sweeps.
+#[derive(Debug, Default)]
+pub(crate) struct Fanout {
+    /// Highest priority first.
+    lanes: [Lane; 3],
     /// The last sweep's list of members, to be used again.
     spare: Vec<u32>,
 }
 
 impl Fanout {
-    /// Queues a frame; `false` if there is no room for it.
-    pub(crate) fn push(&mut self, frame: GroupFrame, most_bytes: usize) -> bool {
-        if self.waiting_bytes + frame.frame.len() > most_bytes {
+    /// Queues a frame; `false` if there is no room for it among those of its priority.
+    pub(crate) fn push(&mut self, frame: FanoutFrame, most_bytes: usize) -> bool {
+        let lane = &mut self.lanes[frame.priority.place()];
+        let weight = frame.weight();
+        // One broadcast to very many is longer than the bound by its list alone.
+        if lane.waiting_bytes + weight > most_bytes
+            && !(lane.waiting.is_empty() && frame.frame.len() <= most_bytes)
+        {
             return false;
         }
-        self.waiting_bytes += frame.frame.len();
-        self.waiting.push_back(frame);
+        lane.waiting_bytes += weight;
+        lane.waiting.push_back(frame);
         true
     }
 
     /// Bytes that wait.
     pub(crate) fn waiting_bytes(&self) -> usize {
-        self.waiting_bytes
+        self.lanes.iter().map(|lane| lane.waiting_bytes).sum()
     }
 
     /// Whether there is nothing to do.
     pub(crate) fn is_idle(&self) -> bool {
-        self.sweep.is_none() && self.waiting.is_empty()
+        self.lanes
+            .iter()
+            .all(|lane| lane.sweep.is_none() && lane.waiting.is_empty())
     }
 
     /// The next at most `most` members to write to, with the sweep that they belong to: hand the sweep back with
@@ -93,30 +149,21 @@ impl Fanout {
         most: usize,
         expired: &mut u64,
     ) -> Option<(Sweep, Range<usize>)> {
-        loop {
-            let mut sweep = match self.sweep.take() {
-                Some(sweep) => sweep,
-                None => self.begin(groups)?,
-            };
-            if !groups.is_current(sweep.group, sweep.generation) {
-                // Everybody has left: what waits for this group falls out when its turn comes.
-                self.spare = sweep.members;
-                continue;
-            }
-            self.board(&mut sweep, groups, now_ms, expired);
-            let Some(first) = sweep.aboard.front() else {
-                self.spare = sweep.members;
-                continue;
-            };
-            let end = (sweep.cursor + most.min(first.left)).min(sweep.members.len());
-            let range = sweep.cursor..end;
-            return Some((sweep, range));
+        let spare = &mut self.spare;
+        let slice = self
+            .lanes
+            .iter_mut()
+            .find_map(|lane| lane.slice(spare, groups, now_ms, most, expired));
+        if slice.is_none() {
+            // A third of what a group costs, for as long as nobody pushes to one.
+            self.spare = Vec::new();
         }
+        slice
     }
 
     /// Takes back a sweep after its slice.
     pub(crate) fn resume(&mut self, mut sweep: Sweep, written: &Range<usize>) {
-        sweep.cursor = if written.end == sweep.members.len() {
+        sweep.cursor = if written.end == sweep.len() {
             0
         } else {
             written.end
@@ -131,40 +178,115 @@ impl Fanout {
         if sweep.aboard.len() != before {
             sweep.lay_out();
         }
-        self.sweep = Some(sweep);
+        let lane = sweep.priority.place();
+        self.lanes[lane].sweep = Some(sweep);
+    }
+}
+
+impl Lane {
+    fn slice(
+        &mut self,
+        spare: &mut Vec<u32>,
+        groups: &Groups,
+        now_ms: u64,
+        most: usize,
+        expired: &mut u64,
+    ) -> Option<(Sweep, Range<usize>)> {
+        loop {
+            let mut sweep = match self.sweep.take() {
+                Some(sweep) => sweep,
+                None => self.begin(spare, groups, now_ms, expired)?,
+            };
+            if !sweep.is_current(groups) {
+                // Everybody has left: what waits for this group falls out when its turn comes.
+                sweep.give_back(spare);
+                continue;
+            }
+            self.board(&mut sweep, groups, now_ms, expired);
+            let Some(left) = sweep.aboard.front().map(|first| first.left) else {
+                sweep.give_back(spare);
+                continue;
+            };
+            let end = (sweep.cursor + most.min(left)).min(sweep.len());
+            let range = sweep.cursor..end;
+            return Some((sweep, range));
+        }
     }
 
-    /// A sweep for the oldest frame's group, with nothing on board. Frames that nobody here wants fall out.
-    fn begin(&mut self, groups: &Groups) -> Option<Sweep> {
+    /// A sweep for the oldest frame's group, with nothing on board, or for the broadcast that it is. Frames that nobody here wants
+    /// fall out.
+    fn begin(
+        &mut self,
+        spare: &mut Vec<u32>,
+        groups: &Groups,
+        now_ms: u64,
+        expired: &mut u64,
+    ) -> Option<Sweep> {
         loop {
             let front = self.waiting.front()?;
-            let (business, id) = (front.business, front.group.clone());
-            if let Some((group, generation)) = groups.find(business, &id) {
-                let mut members = std::mem::take(&mut self.spare);
+            let (business, priority) = (front.business, front.priority);
+            if let Receivers::Group(id) = &front.receivers
+                && let Some((group, generation)) = groups.find(business, id)
+            {
+                let mut members = std::mem::take(spare);
                 members.clear();
+                members.reserve_exact(groups.members(group).len());
                 members.extend_from_slice(groups.members(group));
-                let joins = groups.joins(group);
                 return Some(Sweep {
                     business,
-                    group,
-                    id,
-                    generation,
-                    joins,
+                    priority,
+                    of: Of::Group {
+                        group,
+                        id: id.clone(),
+                        generation,
+                        joins: groups.joins(group),
+                    },
                     members,
                     cursor: 0,
                     aboard: VecDeque::new(),
                     run: Bytes::new(),
                 });
             }
-            if let Some(frame) = self.waiting.pop_front() {
-                self.waiting_bytes -= frame.frame.len();
+            let frame = self.pop()?;
+            let Receivers::Connections(handles) = frame.receivers else {
+                continue;
+            };
+            if frame.expires_ms != 0 && frame.expires_ms <= now_ms {
+                *expired += 1;
+                continue;
             }
+            if handles.is_empty() {
+                continue;
+            }
+            let aboard = Aboard {
+                frame: frame.frame.clone(),
+                expires_ms: frame.expires_ms,
+                left: handles.len(),
+            };
+            return Some(Sweep {
+                business,
+                priority,
+                of: Of::Connections(handles),
+                members: Vec::new(),
+                cursor: 0,
+                aboard: VecDeque::from([aboard]),
+                run: frame.frame,
+            });
         }
+    }
+
+    fn pop(&mut self) -> Option<FanoutFrame> {
+        let frame = self.waiting.pop_front()?;
+        self.waiting_bytes -= frame.weight();
+        Some(frame)
     }
 
     /// Takes frames on board from the front of the queue, as long as they are this group's.
     fn board(&mut self, sweep: &mut Sweep, groups: &Groups, now_ms: u64, expired: &mut u64) {
-        if groups.joins(sweep.group) != sweep.joins {
+        let Of::Group { group, id, joins, .. } = &sweep.of else {
+            return;
+        };
+        if groups.joins(*group) != *joins {
             return;
         }
         let mut bytes = sweep.run.len();
@@ -172,13 +294,13 @@ impl Fanout {
         while let Some(front) = self.waiting.front() {
             let len = front.frame.len();
             let full = sweep.aboard.len() >= ABOARD_FRAMES || (bytes > 0 && bytes + len > ABOARD_BYTES);
-            if full || front.business != sweep.business || front.group != sweep.id {
+            let same = matches!(&front.receivers, Receivers::Group(other) if other == id);
+            if full || front.business != sweep.business || !same {
                 break;
             }
-            let Some(frame) = self.waiting.pop_front() else {
+            let Some(frame) = self.pop() else {
                 break;
             };
-            self.waiting_bytes -= len;
             if frame.expires_ms != 0 && frame.expires_ms <= now_ms {
                 *expired += 1;
                 continue;
@@ -186,7 +308,8 @@ impl Fanout {
             bytes += len;
             changed = true;
             sweep.aboard.push_back(Aboard {
-                frame,
+                frame: frame.frame,
+                expires_ms: frame.expires_ms,
                 left: sweep.members.len(),
             });
         }
@@ -197,9 +320,48 @@ impl Fanout {
 }
 
 impl Sweep {
-    /// The slot of the `index`-th member.
-    pub(crate) fn member(&self, index: usize) -> u32 {
-        self.members[index]
+    /// How many receivers there are.
+    fn len(&self) -> usize {
+        match &self.of {
+            Of::Group { .. } => self.members.len(),
+            Of::Connections(handles) => handles.len(),
+        }
+    }
+
+    /// The list of members is used again.
+    fn give_back(self, spare: &mut Vec<u32>) {
+        if self.members.capacity() > spare.capacity() {
+            *spare = self.members;
+        }
+    }
+
+    fn is_current(&self, groups: &Groups) -> bool {
+        match &self.of {
+            Of::Group {
+                group, generation, ..
+            } => groups.is_current(*group, *generation),
+            Of::Connections(_) => true,
+        }
+    }
+
+    /// The slot of the `index`-th receiver, if what is on board is still for whoever has it. `generation` tells that of a slot.
+    #[inline]
+    pub(crate) fn receiver(
+        &self,
+        index: usize,
+        groups: &Groups,
+        generation: impl FnOnce(u32) -> u32,
+    ) -> Option<u32> {
+        match &self.of {
+            Of::Group { group, .. } => {
+                let slot = self.members[index];
+                groups.is_member(slot, *group).then_some(slot)
+            }
+            Of::Connections(handles) => {
+                let handle = Handle::from_bits(handles[index]);
+                (generation(handle.slot()) == handle.generation()).then_some(handle.slot())
+            }
+        }
     }
 
     /// How many frames are on board.
@@ -211,19 +373,19 @@ impl Sweep {
     pub(crate) fn parts(&self) -> impl Iterator<Item = (usize, u64)> {
         self.aboard
             .iter()
-            .map(|aboard| (aboard.frame.frame.len(), aboard.frame.expires_ms))
+            .map(|aboard| (aboard.frame.len(), aboard.expires_ms))
     }
 
     /// Lays the frames on board out as one run.
     fn lay_out(&mut self) {
         self.run = match self.aboard.len() {
             0 => Bytes::new(),
-            1 => self.aboard[0].frame.frame.clone(),
+            1 => self.aboard[0].frame.clone(),
             _ => {
                 let mut run = BytesMut::with_capacity(self.parts().map(|(len, _)| len).sum());
                 self.aboard
                     .iter()
-                    .for_each(|aboard| run.extend_from_slice(&aboard.frame.frame));
+                    .for_each(|aboard| run.extend_from_slice(&aboard.frame));
                 run.freeze()
             }
         };
@@ -231,176 +393,4 @@ impl Sweep {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::HashMap;
-
-    fn frame(group: &'static [u8], text: &str) -> GroupFrame {
-        GroupFrame {
-            business: 1,
-            group: Bytes::from_static(group),
-            frame: Bytes::copy_from_slice(text.as_bytes()),
-            expires_ms: 0,
-        }
-    }
-
-    /// Writes one slice: who got which bytes.
-    fn step(fanout: &mut Fanout, groups: &Groups, most: usize) -> Option<(Vec<u32>, String)> {
-        let (sweep, range) = fanout.slice(groups, 10, most, &mut 0)?;
-        let members = range
-            .clone()
-            .map(|index| sweep.member(index))
-            .filter(|slot| groups.is_member(*slot, sweep.group))
-            .collect();
-        let run = String::from_utf8(sweep.run.to_vec()).unwrap();
-        fanout.resume(sweep, &range);
-        Some((members, run))
-    }
-
-    #[test]
-    fn frames_get_on_where_the_sweep_stands_and_off_after_a_round() {
-        let mut groups = Groups::default();
-        (0..4).for_each(|slot| groups.join(slot, 1, b"a"));
-        let mut fanout = Fanout::default();
-        assert!(fanout.push(frame(b"a", "1"), 1000));
-        assert_eq!(step(&mut fanout, &groups, 2), Some((vec![0, 1], "1".to_owned())));
-        assert!(fanout.push(frame(b"a", "2"), 1000));
-        assert_eq!(step(&mut fanout, &groups, 9), Some((vec![2, 3], "12".to_owned())));
-        assert_eq!(step(&mut fanout, &groups, 9), Some((vec![0, 1], "2".to_owned())));
-        assert_eq!(step(&mut fanout, &groups, 9), None);
-        assert!(fanout.is_idle());
-        assert_eq!(fanout.waiting_bytes(), 0);
-    }
-
-    #[test]
-    fn groups_take_turns_and_frames_for_nobody_fall_out() {
-        let mut groups = Groups::default();
-        (0..3).for_each(|slot| groups.join(slot, 1, b"a"));
-        groups.join(7, 1, b"b");
-        let mut fanout = Fanout::default();
-        for frame in [
-            frame(b"nobody", "0"),
-            frame(b"a", "1"),
-            frame(b"b", "2"),
-            frame(b"a", "3"),
-        ] {
-            assert!(fanout.push(frame, 1000));
-        }
-        let slices: Vec<_> = std::iter::from_fn(|| step(&mut fanout, &groups, 2)).collect();
-        let expected = [
-            (vec![0, 1], "1"),
-            (vec![2], "1"),
-            (vec![7], "2"),
-            (vec![0, 1], "3"),
-            (vec![2], "3"),
-        ];
-        assert_eq!(slices, expected.map(|(members, run)| (members, run.to_owned())));
-    }
-
-    #[test]
-    fn the_queue_is_bounded_and_expired_frames_fall_out() {
-        let mut groups = Groups::default();
-        groups.join(0, 1, b"a");
-        let mut fanout = Fanout::default();
-        assert!(fanout.push(
-            GroupFrame {
-                expires_ms: 10,
-                ..frame(b"a", "old")
-            },
-            5
-        ));
-        assert!(!fanout.push(frame(b"a", "new"), 5));
-        let mut expired = 0;
-        assert!(fanout.slice(&groups, 10, 2, &mut expired).is_none());
-        assert_eq!((expired, fanout.waiting_bytes()), (1, 0));
-    }
-
-    #[test]
-    fn a_group_that_emptied_and_whose_place_was_taken_gets_nothing_of_the_old_sweep() {
-        let mut groups = Groups::default();
-        (0..4).for_each(|slot| groups.join(slot, 1, b"a"));
-        let mut fanout = Fanout::default();
-        fanout.push(frame(b"a", "1"), 1000);
-        step(&mut fanout, &groups, 2);
-        (0..4).for_each(|slot| groups.leave_all(slot));
-        groups.join(2, 1, b"other");
-        assert_eq!(step(&mut fanout, &groups, 2), None);
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Push(bool),
-        Join(u32),
-        Leave(u32),
-        Write(usize),
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![
-            3 => any::<bool>().prop_map(Step::Push),
-            1 => (0u32..12).prop_map(Step::Join),
-            1 => (0u32..12).prop_map(Step::Leave),
-            4 => (1usize..6).prop_map(Step::Write),
-        ];
-        proptest::collection::vec(step, 0..200)
-    }
-
-    proptest! {
-        /// Whoever is a member from a frame's arrival until all is written gets it exactly once, and everybody gets
-        /// what they get in order.
-        #[test]
-        fn members_get_every_frame_once_and_in_order(steps in steps()) {
-            const NAMES: [&[u8]; 2] = [b"a", b"b"];
-            let mut groups = Groups::default();
-            let mut fanout = Fanout::default();
-            // Per slot and group: frames due for certain, and frames got.
-            let mut due: HashMap<(u32, usize), Vec<u8>> = HashMap::new();
-            let mut got: HashMap<(u32, usize), Vec<u8>> = HashMap::new();
-            let mut next = [0u8; 2];
-            let mut write = |fanout: &mut Fanout, groups: &Groups, most: usize| {
-                let Some((sweep, range)) = fanout.slice(groups, 0, most, &mut 0) else { return false };
-                let which = NAMES.iter().position(|name| sweep.id == *name).unwrap();
-                for slot in range.clone().map(|index| sweep.member(index)) {
-                    if groups.is_member(slot, sweep.group) {
-                        got.entry((slot, which)).or_default().extend_from_slice(&sweep.run);
-                    }
-                }
-                fanout.resume(sweep, &range);
-                true
-            };
-            for step in steps {
-                match step {
-                    Step::Push(second) => {
-                        let which = usize::from(second);
-                        next[which] += 1;
-                        let text = Bytes::copy_from_slice(&[next[which]]);
-                        fanout.push(GroupFrame { frame: text, ..frame(NAMES[which], "") }, 1 << 20);
-                        if let Some((group, _)) = groups.find(1, NAMES[which]) {
-                            for slot in groups.members(group) {
-                                due.entry((*slot, which)).or_default().push(next[which]);
-                            }
-                        }
-                    }
-                    Step::Join(slot) => NAMES.iter().for_each(|name| groups.join(slot, 1, name)),
-                    Step::Leave(slot) => {
-                        groups.leave_all(slot);
-                        // What was on its way may or may not have come.
-                        (0..2).for_each(|which| { due.remove(&(slot, which)); });
-                    }
-                    Step::Write(most) => { write(&mut fanout, &groups, most); }
-                }
-            }
-            while write(&mut fanout, &groups, 3) {}
-            for (key, due) in due {
-                let got = got.get(&key).cloned().unwrap_or_default();
-                for text in due {
-                    prop_assert_eq!(got.iter().filter(|other| **other == text).count(), 1, "{:?}", key);
-                }
-            }
-            for got in got.values() {
-                prop_assert!(got.is_sorted_by(|one, other| one < other), "{:?}", got);
-            }
-        }
-    }
-}
+mod tests;

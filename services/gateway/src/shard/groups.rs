@@ -1,6 +1,7 @@
 //! Which connections of this shard are in which group.
 //!
-//! A member costs 4 bytes in its group and 8 in its connection's row (which has room for one membership in place).
+//! A member costs 4 bytes in its group and 8 in its connection's row. Lists grow by an eighth, not to twice their size: what they hold
+//! is most of what groups cost.
 
 use hashbrown::HashMap;
 use imaccess_net::slab::Slab;
@@ -8,15 +9,17 @@ use imaccess_net::slab::Slab;
 /// The group's place in this shard; may be given to another group once the last member has left.
 pub(crate) type GroupIndex = u32;
 
+/// No group.
 const NONE: u32 = u32::MAX;
+/// Several groups.
+const SEVERAL: u32 = u32::MAX - 1;
 
 /// The groups of one shard. Every change goes through here, so that both directions agree.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
     by_key: HashMap<Key, GroupIndex, foldhash::fast::RandomState>,
     groups: Slab<Group>,
-    /// By the connection's slot.
-    rows: Vec<Row>,
+    rows: Rows,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -53,62 +56,99 @@ struct Membership {
     position: u32,
 }
 
-/// The memberships of one connection.
-#[derive(Debug)]
-struct Row {
-    first: Membership,
-    #[expect(
-        clippy::box_collection,
-        reason = "a vector in place would be 24 bytes for connections that need none"
-    )]
-    more: Option<Box<Vec<Membership>>>,
-}
-
-impl Row {
-    const EMPTY: Membership = Membership {
+impl Membership {
+    const NONE: Membership = Membership {
         group: NONE,
         position: NONE,
     };
+}
 
-    fn find(&mut self, group: GroupIndex) -> Option<&mut Membership> {
-        if self.first.group == group {
-            return Some(&mut self.first);
+/// The memberships of each connection, by slot. One stands in place; of several the place says where they are.
+#[derive(Debug, Default)]
+struct Rows {
+    rows: Vec<Membership>,
+    several: Slab<Vec<Membership>>,
+}
+
+impl Rows {
+    /// A connection's memberships.
+    #[inline]
+    fn of(&self, slot: u32) -> &[Membership] {
+        match self.rows.get(slot as usize) {
+            None | Some(Membership { group: NONE, .. }) => &[],
+            Some(Membership {
+                group: SEVERAL,
+                position,
+            }) => self.several.get(*position).map_or(&[], Vec::as_slice),
+            Some(one) => std::slice::from_ref(one),
         }
-        self.more
-            .as_mut()?
-            .iter_mut()
-            .find(|membership| membership.group == group)
     }
 
-    fn add(&mut self, membership: Membership) {
-        if self.first.group == NONE {
-            self.first = membership;
+    fn find(&self, slot: u32, group: GroupIndex) -> Option<Membership> {
+        let mut memberships = self.of(slot).iter();
+        memberships.find(|membership| membership.group == group).copied()
+    }
+
+    fn add(&mut self, slot: u32, membership: Membership) {
+        let index = slot as usize;
+        if index >= self.rows.len() {
+            grow(&mut self.rows, index + 1);
+            self.rows.resize(index + 1, Membership::NONE);
+        }
+        match self.rows[index].group {
+            NONE => self.rows[index] = membership,
+            SEVERAL => {
+                if let Some(several) = self.several.get_mut(self.rows[index].position) {
+                    several.push(membership);
+                }
+            }
+            _ => {
+                let (position, _) = self.several.insert(vec![self.rows[index], membership]);
+                self.rows[index] = Membership {
+                    group: SEVERAL,
+                    position,
+                };
+            }
+        }
+    }
+
+    fn remove(&mut self, slot: u32, group: GroupIndex) -> Option<Membership> {
+        let found = self.find(slot, group)?;
+        let row = self.rows.get_mut(slot as usize)?;
+        if row.group != SEVERAL {
+            *row = Membership::NONE;
+            return Some(found);
+        }
+        let several = self.several.get_mut(row.position)?;
+        several.retain(|membership| membership.group != group);
+        if let [last] = several[..] {
+            self.several.remove(row.position);
+            *row = last;
+        }
+        Some(found)
+    }
+
+    /// The connection stands elsewhere in the group's list now.
+    fn moved(&mut self, slot: u32, group: GroupIndex, position: u32) {
+        let Some(row) = self.rows.get_mut(slot as usize) else {
+            return;
+        };
+        let membership = if row.group == SEVERAL {
+            let several = self.several.get_mut(row.position);
+            several.and_then(|several| several.iter_mut().find(|membership| membership.group == group))
         } else {
-            self.more.get_or_insert_default().push(membership);
+            Some(row).filter(|row| row.group == group)
+        };
+        if let Some(membership) = membership {
+            membership.position = position;
         }
     }
+}
 
-    fn remove(&mut self, group: GroupIndex) -> Option<Membership> {
-        if self.first.group == group {
-            let next = self
-                .more
-                .as_mut()
-                .and_then(|more| more.pop())
-                .unwrap_or(Self::EMPTY);
-            self.tidy();
-            return Some(std::mem::replace(&mut self.first, next));
-        }
-        let more = self.more.as_mut()?;
-        let index = more.iter().position(|membership| membership.group == group)?;
-        let removed = more.swap_remove(index);
-        self.tidy();
-        Some(removed)
-    }
-
-    fn tidy(&mut self) {
-        if self.more.as_ref().is_some_and(|more| more.is_empty()) {
-            self.more = None;
-        }
+/// Makes room for `len` and an eighth more.
+fn grow<T>(list: &mut Vec<T>, len: usize) {
+    if len > list.capacity() {
+        list.reserve_exact(len - list.len() + len / 8);
     }
 }
 
@@ -131,23 +171,18 @@ impl Groups {
                 group
             }
         };
-        let index = slot as usize;
-        if index >= self.rows.len() {
-            self.rows.resize_with(index + 1, || Row {
-                first: Row::EMPTY,
-                more: None,
-            });
-        }
-        if self.rows[index].find(group).is_some() {
+        if self.rows.find(slot, group).is_some() {
             return;
         }
         let Some(entry) = self.groups.get_mut(group) else {
             return;
         };
         let position = entry.members.len() as u32;
-        entry.members.push(slot);
+        let members = &mut entry.members;
+        grow(members, position as usize + 1);
+        members.push(slot);
         entry.joins += 1;
-        self.rows[index].add(Membership { group, position });
+        self.rows.add(slot, Membership { group, position });
     }
 
     /// Ends a membership, if there is one.
@@ -159,18 +194,13 @@ impl Groups {
 
     /// Ends all memberships of a connection.
     pub(crate) fn leave_all(&mut self, slot: u32) {
-        while let Some(group) = self
-            .rows
-            .get(slot as usize)
-            .map(|row| row.first.group)
-            .filter(|g| *g != NONE)
-        {
+        while let Some(group) = self.rows.of(slot).first().map(|membership| membership.group) {
             self.leave_index(slot, group);
         }
     }
 
     fn leave_index(&mut self, slot: u32, group: GroupIndex) {
-        let Some(membership) = self.rows.get_mut(slot as usize).and_then(|row| row.remove(group)) else {
+        let Some(membership) = self.rows.remove(slot, group) else {
             return;
         };
         let Some(entry) = self.groups.get_mut(group) else {
@@ -178,10 +208,8 @@ impl Groups {
         };
         let position = membership.position as usize;
         entry.members.swap_remove(position);
-        if let Some(moved) = entry.members.get(position).copied()
-            && let Some(other) = self.rows[moved as usize].find(group)
-        {
-            other.position = membership.position;
+        if let Some(moved) = entry.members.get(position).copied() {
+            self.rows.moved(moved, group, membership.position);
         }
         if entry.members.capacity() > 64 && entry.members.len() < entry.members.capacity() / 4 {
             // A room that was full once must not hold its memory for ever.
@@ -218,13 +246,7 @@ impl Groups {
     /// Whether the connection in `slot` is in `group` now.
     #[inline]
     pub(crate) fn is_member(&self, slot: u32, group: GroupIndex) -> bool {
-        self.rows.get(slot as usize).is_some_and(|row| {
-            row.first.group == group
-                || row
-                    .more
-                    .as_ref()
-                    .is_some_and(|more| more.iter().any(|membership| membership.group == group))
-        })
+        self.rows.find(slot, group).is_some()
     }
 
     /// Business, id and members of the first group at or behind `from`, and where to go on.
@@ -305,8 +327,16 @@ mod tests {
     }
 
     #[test]
-    fn a_row_fits_its_budget() {
-        // 16 bytes a slot, of which 8 are one membership; with 4 in the group's list a member costs 12.
-        assert_eq!(size_of::<Row>(), 16);
+    fn a_member_fits_its_budget() {
+        // With 4 in the group's list a member costs 12 bytes, and an eighth of that for room to grow.
+        assert_eq!(size_of::<Membership>(), 8);
+        let mut groups = Groups::default();
+        const MEMBERS: u32 = 15_000;
+        (0..MEMBERS).for_each(|slot| groups.join(slot, 1, b"room"));
+        let (group, _) = groups.find(1, b"room").unwrap();
+        let list = groups.groups.get(group).unwrap().members.capacity() * size_of::<u32>();
+        let rows = groups.rows.rows.capacity() * size_of::<Membership>();
+        let each = (list + rows) as f64 / f64::from(MEMBERS);
+        assert!(each <= 13.5, "{each} bytes per member");
     }
 }

@@ -183,6 +183,7 @@ impl Shard {
             code: u32::from(connection.code as u16),
             ping_interval_s: connection.ping_interval_s.into(),
             ticket: self.tickets.get(slot).to_vec().into(),
+            attributes: self.attributes.get(slot).to_vec().into(),
             silent_ms: ms(connection.last_seen),
             phase_ms: ms(connection.since),
             requests: listed(connection.unanswered.as_deref()),

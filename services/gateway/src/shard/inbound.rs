@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use imaccess_net::handle::Handle;
+use imaccess_proto::v1 as wire;
 use imaccess_proto::v1::{
     CloseConnection, EndedConnection, LinkPolicy, LoginResult, Membership, Outcome, Quiesce, SessionRow,
     SlowConsumerPolicy, StateBatch, Unicast,
@@ -12,8 +13,8 @@ use imaccess_wire::Code;
 
 use super::Shard;
 use super::connection::Phase;
-use super::fanout::GroupFrame;
-use super::queue::{Policy, Share};
+use super::fanout::{FanoutFrame, Receivers};
+use super::queue::{Policy, Priority, Share};
 use super::write::{Delivered, Terms};
 use crate::takeover::plan;
 
@@ -42,15 +43,14 @@ impl Shard {
         }
         for group in batch.groups {
             // Copies, once per frame: a slice would hold the whole batch for as long as one slow member's queue does.
-            let frame = GroupFrame {
+            let priority = group.priority().into();
+            self.fan_out(FanoutFrame {
                 business: group.business,
-                group: Bytes::copy_from_slice(&group.group),
+                receivers: Receivers::Group(Bytes::copy_from_slice(&group.group)),
                 frame: Bytes::copy_from_slice(&group.frame),
+                priority,
                 expires_ms: group.expires_ms,
-            };
-            if !self.fanout.push(frame, self.limits.fanout_queue) {
-                self.counts.dropped_fanout += 1;
-            }
+            });
         }
         for close in &batch.closes {
             self.close(close);
@@ -62,10 +62,26 @@ impl Shard {
         if batch.ready {
             self.state_is_ready();
         }
+        for multicast in batch.multicasts {
+            let priority = multicast.priority().into();
+            self.fan_out(FanoutFrame {
+                business: multicast.business,
+                frame: Bytes::copy_from_slice(&multicast.frame),
+                receivers: Receivers::Connections(multicast.handle.into_boxed_slice()),
+                priority,
+                expires_ms: multicast.expires_ms,
+            });
+        }
         match quiesce {
             Quiesce::Unspecified => {}
             Quiesce::Begin => self.state_leaves(),
             Quiesce::Done => self.link.heard_done(),
+        }
+    }
+
+    fn fan_out(&mut self, frame: FanoutFrame) {
+        if !self.fanout.push(frame, self.limits.fanout_queue) {
+            self.counts.dropped_fanout += 1;
         }
     }
 
@@ -89,6 +105,7 @@ impl Shard {
         if !self.tickets.put(slot, &row.ticket) {
             tracing::error!(len = row.ticket.len(), "a ticket is too long to be kept");
         }
+        self.attributes.put(slot, &row.attributes);
         if let Some(connection) = self.connections.get_mut(slot)
             && row.ping_interval_s > 0
         {
@@ -153,6 +170,7 @@ impl Shard {
         if !self.tickets.put(slot, &result.ticket) {
             tracing::error!(len = result.ticket.len(), "a ticket is too long to be kept");
         }
+        self.attributes.put(slot, &result.attributes);
         self.metrics.login("ok");
         self.metrics.connect_seconds.observe(waited_ms as f64 / 1_000.0);
         self.send_control(slot, &result.frame);
@@ -205,6 +223,11 @@ impl Shard {
             };
             let terms = Terms {
                 business: unicast.business.get(index).copied().unwrap_or(0),
+                priority: unicast
+                    .priority
+                    .get(index)
+                    .and_then(|number| wire::Priority::try_from(*number).ok())
+                    .map_or_else(Priority::default, Priority::from),
                 expires_ms: unicast.expires_ms.get(index).copied().unwrap_or(0),
             };
             let delivered = match self.slot(bits) {
@@ -257,10 +280,16 @@ impl Shard {
         self.counts.dropped_expired += expired;
         let Some((sweep, range)) = slice else { return true };
         for index in range.clone() {
-            let slot = sweep.member(index);
-            if !self.groups.is_member(slot, sweep.group) {
+            let connections = &self.connections;
+            let receiver = sweep.receiver(index, &self.groups, |slot| connections.generation(slot));
+            let online = |slot: &u32| {
+                connections
+                    .get(*slot)
+                    .is_some_and(|one| one.phase == Phase::Online)
+            };
+            let Some(slot) = receiver.filter(online) else {
                 continue;
-            }
+            };
             self.counts.deliveries += sweep.frames() as u64;
             self.deliver_run(slot, &sweep);
         }
@@ -301,6 +330,7 @@ impl Shard {
                 let frame = super::queue::Queued {
                     bytes: sweep.run.slice(start..end),
                     business: sweep.business,
+                    priority: sweep.priority,
                     expires_ms,
                 };
                 if self.enqueue(slot, frame, begun) == Delivered::Gone {

@@ -20,6 +20,8 @@ const ROW_BYTES: usize = 24;
 pub(crate) struct Outbox {
     snapshot: Option<SnapshotChunk>,
     tickets: Vec<u8>,
+    /// The shard's numbers of the attributes in this chunk's table, in its order.
+    attributes: Vec<u16>,
     snapshot_bytes: usize,
     logins: Vec<LoginAttempt>,
     login_bytes: usize,
@@ -81,10 +83,29 @@ impl Outbox {
         });
     }
 
-    /// A logged-in connection that state may not know.
-    pub(crate) fn row(&mut self, handle: Handle, serial: u64, ticket: &[u8], forwarded: u32) {
+    /// A logged-in connection that state may not know. `attributes`: what state said of its device, and the shard's number for that.
+    pub(crate) fn row(
+        &mut self,
+        handle: Handle,
+        serial: u64,
+        ticket: &[u8],
+        attributes: (u16, &Bytes),
+        forwarded: u32,
+    ) {
         self.has_events = true;
         let chunk = self.snapshot.get_or_insert_default();
+        let (number, text) = attributes;
+        let place = match self.attributes.iter().position(|known| *known == number) {
+            _ if number == 0 => 0,
+            Some(place) => place + 1,
+            None => {
+                self.attributes.push(number);
+                chunk.attribute_table.push(text.clone());
+                self.snapshot_bytes += text.len();
+                self.attributes.len()
+            }
+        };
+        chunk.attributes.push(place as u32);
         chunk.handle.push(handle.bits());
         chunk.serial.push(serial);
         chunk.ticket_length.push(ticket.len() as u32);
@@ -130,6 +151,7 @@ impl Outbox {
         self.login_bytes = 0;
         self.snapshot_bytes = 0;
         let tickets = std::mem::take(&mut self.tickets);
+        self.attributes.clear();
         let snapshot = self.snapshot.take().map(|chunk| SnapshotChunk {
             tickets: tickets.into(),
             ..chunk
@@ -187,7 +209,11 @@ mod tests {
         let (one, two) = (Handle::new(0, 1, 0), Handle::new(0, 2, 5));
         outbox.uplink(one, b"first");
         outbox.uplink(two, b"second");
-        outbox.row(two, 9, b"ticket", 3);
+        let (ios, web) = (Bytes::from_static(b"ios"), Bytes::from_static(b"web"));
+        outbox.row(two, 9, b"ticket", (7, &ios), 3);
+        for attributes in [(0, &ios), (4, &web), (7, &ios)] {
+            outbox.row(one, 8, b"", attributes, 0);
+        }
         outbox.receipt(77, Outcome::Written);
         outbox.closed(one, Code::ConnectionLost);
         assert_eq!(outbox.bytes(), 11);
@@ -196,7 +222,10 @@ mod tests {
         assert_eq!(uplink.handle, [one.bits(), two.bits()]);
         assert_eq!(uplink.length, [5, 6]);
         assert_eq!(&uplink.frames[..], b"firstsecond");
-        assert_eq!(&batch.snapshot.unwrap().tickets[..], b"ticket");
+        let snapshot = batch.snapshot.unwrap();
+        assert_eq!(&snapshot.tickets[..], b"ticket");
+        assert_eq!(snapshot.attributes, [1, 0, 2, 1]);
+        assert_eq!(snapshot.attribute_table, [ios, web]);
         assert_eq!(batch.closed.len(), 1);
         assert_eq!(&batch.receipts.unwrap().outcome[..], [Outcome::Written as u8]);
         assert!(!outbox.has_events());

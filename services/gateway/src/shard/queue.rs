@@ -21,12 +21,44 @@ pub(crate) struct Share {
     pub(crate) policy: Policy,
 }
 
+/// Which frame goes first. Pushes of a higher one overtake those of a lower one, but no control frame: a push must not come before the
+/// answer to the login.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Priority {
+    Low,
+    #[default]
+    Normal,
+    High,
+}
+
+impl Priority {
+    /// Its place in a list with the highest first.
+    pub(crate) fn place(self) -> usize {
+        match self {
+            Self::High => 0,
+            Self::Normal => 1,
+            Self::Low => 2,
+        }
+    }
+}
+
+impl From<imaccess_proto::v1::Priority> for Priority {
+    fn from(priority: imaccess_proto::v1::Priority) -> Self {
+        match priority {
+            imaccess_proto::v1::Priority::High => Self::High,
+            imaccess_proto::v1::Priority::Normal => Self::Normal,
+            imaccess_proto::v1::Priority::Low => Self::Low,
+        }
+    }
+}
+
 /// A frame, or the unwritten rest of one.
 #[derive(Debug)]
 pub(crate) struct Queued {
     pub(crate) bytes: Bytes,
     /// 0: control, which no business's policy drops.
     pub(crate) business: u32,
+    pub(crate) priority: Priority,
     /// Unix milliseconds after which it is of no use; 0: never.
     pub(crate) expires_ms: u64,
 }
@@ -113,8 +145,8 @@ impl OutQueue {
                 match share.policy {
                     Policy::DropNewest => return Pushed::DroppedNewest,
                     Policy::Close => return Pushed::Overflow,
-                    Policy::DropOldest if self.drop_oldest(frame.business) => dropped += 1,
-                    // What is left of the business is begun.
+                    Policy::DropOldest if self.drop_oldest(frame.business, frame.priority) => dropped += 1,
+                    // What is left of the business is begun, or matters more.
                     Policy::DropOldest => return Pushed::DroppedNewest,
                 }
             }
@@ -138,7 +170,8 @@ impl OutQueue {
         if written > 0 {
             self.written = written;
         }
-        self.frames.push_back(frame);
+        let place = self.place_of(&frame);
+        self.frames.insert(place, frame);
         if dropped > 0 {
             Pushed::DroppedOldest(dropped)
         } else {
@@ -175,14 +208,27 @@ impl OutQueue {
         dropped
     }
 
-    fn drop_oldest(&mut self, business: u32) -> bool {
+    /// Behind everything that doesn't matter less.
+    fn place_of(&self, frame: &Queued) -> usize {
+        let begun = usize::from(self.written > 0);
+        let overtakes =
+            |other: &&Queued| frame.business != 0 && other.business != 0 && other.priority < frame.priority;
+        let behind = self.frames.iter().skip(begun).rev().take_while(overtakes).count();
+        self.frames.len() - behind
+    }
+
+    /// Drops a business's oldest frame of those that matter least, and not more than `priority`; whether there was one.
+    fn drop_oldest(&mut self, business: u32, priority: Priority) -> bool {
         let begun = usize::from(self.written > 0);
         let found = self
             .frames
             .iter()
+            .enumerate()
             .skip(begun)
-            .position(|frame| frame.business == business);
-        let Some(frame) = found.and_then(|index| self.frames.remove(begun + index)) else {
+            .filter(|(_, frame)| frame.business == business && frame.priority <= priority)
+            .min_by_key(|(_, frame)| frame.priority)
+            .map(|(index, _)| index);
+        let Some(frame) = found.and_then(|index| self.frames.remove(index)) else {
             return false;
         };
         self.subtract(business, frame.bytes.len());
@@ -261,6 +307,7 @@ mod tests {
         Queued {
             bytes: Bytes::from(vec![fill; len]),
             business,
+            priority: Priority::Normal,
             expires_ms: 0,
         }
     }
@@ -318,6 +365,50 @@ mod tests {
         assert_eq!(queue.expire(4), 0);
         assert_eq!(queue.expire(5), 1);
         assert_eq!(queue.bytes(), 16);
+    }
+
+    /// The first bytes of all frames, in the order in which they go out.
+    fn fills(queue: &OutQueue) -> Vec<u8> {
+        queue.frames.iter().map(|frame| frame.bytes[0]).collect()
+    }
+
+    #[test]
+    fn what_matters_more_overtakes_pushes_but_nothing_else() {
+        let mut queue = OutQueue::default();
+        let with = |fill, priority| Queued {
+            priority,
+            ..frame(1, 10, fill)
+        };
+        queue.push(with(1, Priority::Low), 4, None, 1000);
+        queue.push(with(2, Priority::Low), 0, None, 1000);
+        queue.push(with(3, Priority::Normal), 0, None, 1000);
+        queue.push(with(4, Priority::High), 0, None, 1000);
+        queue.push(with(5, Priority::Normal), 0, None, 1000);
+        assert_eq!(fills(&queue), [1, 4, 3, 5, 2], "the begun one stays in front");
+        queue.push(frame(0, 10, 6), 0, None, 1000);
+        queue.push(with(7, Priority::High), 0, None, 1000);
+        assert_eq!(
+            fills(&queue),
+            [1, 4, 3, 5, 2, 6, 7],
+            "a control frame isn't overtaken"
+        );
+    }
+
+    #[test]
+    fn what_matters_least_is_dropped_first() {
+        let mut queue = OutQueue::default();
+        let with = |fill, priority| Queued {
+            priority,
+            ..frame(1, 40, fill)
+        };
+        let mut push =
+            |fill, priority| queue.push(with(fill, priority), 0, share(80, Policy::DropOldest), 1000);
+        assert_eq!(push(1, Priority::High), Pushed::Queued);
+        assert_eq!(push(2, Priority::Low), Pushed::Queued);
+        assert_eq!(push(3, Priority::Normal), Pushed::DroppedOldest(1));
+        assert_eq!(push(4, Priority::Low), Pushed::DroppedNewest);
+        assert_eq!(push(5, Priority::High), Pushed::DroppedOldest(1));
+        assert_eq!(fills(&queue), [1, 5]);
     }
 
     proptest! {

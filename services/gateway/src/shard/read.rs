@@ -245,7 +245,9 @@ impl Shard {
             let serial = connection.serial;
             let handle = self.handle(slot);
             let forwarded = self.cursors.get(slot).forwarded;
-            self.outbox.row(handle, serial, self.tickets.get(slot), forwarded);
+            let ticket = self.tickets.get(slot);
+            self.outbox
+                .row(handle, serial, ticket, self.attributes.numbered(slot), forwarded);
         }
     }
 

@@ -7,7 +7,7 @@ use imaccess_wire::Code;
 
 use super::Shard;
 use super::connection::Phase;
-use super::queue::{OutQueue, Policy, Pushed, Queued, Share};
+use super::queue::{OutQueue, Policy, Priority, Pushed, Queued, Share};
 
 /// Slices per vectored write.
 const SLICES: usize = 16;
@@ -28,6 +28,7 @@ pub(crate) enum Delivered {
 pub(crate) struct Terms {
     /// 0: control.
     pub(crate) business: u32,
+    pub(crate) priority: Priority,
     pub(crate) expires_ms: u64,
 }
 
@@ -77,6 +78,7 @@ impl Shard {
             Queued {
                 bytes: owned(),
                 business: terms.business,
+                priority: terms.priority,
                 expires_ms: terms.expires_ms,
             },
             written,

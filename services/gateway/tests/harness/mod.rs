@@ -232,6 +232,10 @@ pub(crate) struct State {
     pub(crate) quiesce: VecDeque<Quiesce>,
     pub(crate) groups: Vec<(u32, Vec<u8>, Vec<u64>)>,
     pub(crate) snapshot_done: bool,
+    /// What is said of devices that log in.
+    pub(crate) attributes: bytes::Bytes,
+    /// By row: what was said of its device.
+    pub(crate) described: Vec<(u64, bytes::Bytes)>,
 }
 
 impl State {
@@ -273,6 +277,8 @@ impl State {
             quiesce: VecDeque::new(),
             groups: Vec::new(),
             snapshot_done: false,
+            attributes: bytes::Bytes::new(),
+            described: Vec::new(),
         }
     }
 
@@ -293,6 +299,12 @@ impl State {
             self.serials
                 .extend(chunk.serial.iter().copied().zip(chunk.forwarded.iter().copied()));
             self.ended.extend(chunk.ended);
+            for (handle, place) in chunk.handle.iter().zip(&chunk.attributes) {
+                let text = (*place as usize)
+                    .checked_sub(1)
+                    .map(|place| &chunk.attribute_table[place]);
+                self.described.push((*handle, text.cloned().unwrap_or_default()));
+            }
             let mut start = 0;
             for (handle, length) in chunk.handle.iter().zip(&chunk.ticket_length) {
                 let end = start + *length as usize;
@@ -416,6 +428,7 @@ impl State {
             accepted: true,
             ticket: format!("ticket of {}", attempt.handle).into_bytes().into(),
             ping_interval_s: 60,
+            attributes: self.attributes.clone(),
         };
         self.send(StateBatch {
             logins: vec![result],

@@ -65,6 +65,7 @@ fn name(kind: EventKind) -> &'static str {
         EventKind::Online => "online",
         EventKind::Offline => "offline",
         EventKind::SessionLost => "session-lost",
+        EventKind::ResyncNeeded => "resync-needed",
         EventKind::Unspecified => "unspecified",
     }
 }

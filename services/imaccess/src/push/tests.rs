@@ -1,140 +1,127 @@
-//! `push` against a push API that is away, one that is secured, and its own verdicts.
+//! `push` and its relatives against a push API that remembers what it was asked.
 
-use imaccess_common::drain::Drain;
-use imaccess_common::tls::TlsConfig;
-use imaccess_state::routing::{Routing, RoutingConfig};
+use imaccess_proto::v1::DeviceFilter;
+use tonic::Status;
 
-use self::authority::{Authority, Files};
 use super::*;
+use crate::exit::{FAILED, RETRY, status_of};
+use crate::push_api::fake::{Asked, FakePush, named, parsed};
 
-/// The throw-away authorities of `imaccess-common`'s tests: its own test code is no part of its library.
-#[path = "../../../common/src/tls/tests/authority.rs"]
-mod authority;
+/// Runs `push` with these words, and gives its exit status.
+async fn pushed(url: &str, words: &[&str]) -> ExitCode {
+    let words = [words, &["--push", url]].concat();
+    let result = push(parsed(&words)).await;
+    result.unwrap_or_else(|error| status_of(&error))
+}
 
-const ROUTING: &str = "routing.demo.default.imaccess.internal";
+#[tokio::test]
+async fn devices_of_a_file_are_pushed_to_in_calls_of_ten_thousand() {
+    let (fake, url) = FakePush::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("crowd");
+    let devices: Vec<String> = (0..20_001).map(|number| format!("d-{number}")).collect();
+    std::fs::write(&file, devices.join("\n")).unwrap();
+    // The second call fails once, and is repeated under the same key.
+    fake.fail(1, Status::unavailable("restarting"));
+    let words = ["--devices", file.to_str().unwrap(), "--data", "hi", "--json"];
+    assert_eq!(pushed(&url, &words).await, ExitCode::SUCCESS);
+    let calls: Vec<PushDevicesRequest> = fake
+        .asked()
+        .into_iter()
+        .map(|asked| match asked {
+            Asked::Devices(request) => request,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let lengths: Vec<usize> = calls.iter().map(|call| call.devices.len()).collect();
+    assert_eq!(lengths, [10_000, 10_000, 10_000, 1]);
+    let keys: Vec<&str> = calls.iter().map(|call| call.idempotency_key.as_str()).collect();
+    assert!(
+        keys[1] == keys[2] && keys[0] != keys[1] && keys[2] != keys[3],
+        "{keys:?}"
+    );
+    assert!(keys.iter().all(|key| (1..=64).contains(&key.len())));
+    assert_eq!(calls[3].devices, ["d-20000"]);
+}
 
-#[test]
-fn the_status_tells_the_worst_outcome() {
-    let (written, queued) = (Outcome::Written, Outcome::Queued);
+#[tokio::test]
+async fn the_exit_status_is_of_the_worst_device() {
+    let (fake, url) = FakePush::start().await;
+    let to = async |devices: &str| pushed(&url, &["--device", devices, "--data", "hi"]).await;
+    assert_eq!(to("a,b").await, ExitCode::SUCCESS);
+    assert_eq!(to("a,retry-1").await, RETRY.into());
+    assert_eq!(to("retry-1,offline-1").await, FAILED.into());
+    fake.fail(0, Status::invalid_argument("payload: too long"));
+    assert_eq!(to("a").await, FAILED.into());
+    fake.fail(0, Status::unavailable("restarting"));
+    assert_eq!(to("a").await, RETRY.into(), "a first call isn't repeated");
+    assert_eq!(fake.asked().len(), 5);
+}
+
+#[tokio::test]
+async fn priority_and_life_are_passed_on() {
+    let (fake, url) = FakePush::start().await;
+    let words = [
+        "--group",
+        "lobby",
+        "--data",
+        "hi",
+        "--priority",
+        "low",
+        "--ttl",
+        "30s",
+        "--business",
+        "7",
+    ];
+    assert_eq!(pushed(&url, &words).await, ExitCode::SUCCESS);
+    let expected = PushGroupRequest {
+        business: 7,
+        group: named("lobby"),
+        payload: named("hi"),
+        priority: Priority::Low.into(),
+        ttl_ms: 30_000,
+        ..PushGroupRequest::default()
+    };
+    assert_eq!(fake.asked(), [Asked::Group(expected)]);
+    let words = ["--group", "lobby", "--data", "hi", "--ttl", "90d"];
+    assert_eq!(pushed(&url, &words).await, USAGE.into());
+    fake.set_unsynced(1);
     assert_eq!(
-        status(&[written, queued, Outcome::Acknowledged]),
+        pushed(&url, &["--group", "lobby", "--data", "hi"]).await,
+        RETRY.into()
+    );
+}
+
+#[tokio::test]
+async fn a_broadcast_has_its_filter() {
+    let (fake, url) = FakePush::start().await;
+    let filter = "platform=ios|android,version=1.2..2.0";
+    let words = ["--all", "--filter", filter, "--data", "hi"];
+    assert_eq!(pushed(&url, &words).await, ExitCode::SUCCESS);
+    assert_eq!(
+        pushed(&url, &["--all", "--data", "hi", "--json"]).await,
         ExitCode::SUCCESS
     );
-    assert_eq!(status(&[written, Outcome::Retry]), RETRY.into());
-    assert_eq!(status(&[Outcome::Retry, Outcome::Offline]), FAILED.into());
-    assert_eq!(status(&[Outcome::Refused]), FAILED.into());
+    let filters: Vec<Option<DeviceFilter>> = fake
+        .asked()
+        .into_iter()
+        .map(|asked| match asked {
+            Asked::All(request) => request.filter,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = DeviceFilter {
+        platforms: vec!["ios".to_owned(), "android".to_owned()],
+        version_from: "1.2".to_owned(),
+        version_to: "2.0".to_owned(),
+        ..DeviceFilter::default()
+    };
+    assert_eq!(filters, [Some(expected), None]);
 }
 
 #[tokio::test]
-async fn an_unreachable_push_api_says_try_again() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", free.local_addr().unwrap());
-    drop(free);
-    let access = AccessArgs::default().read(&url).unwrap();
-    let error = client(&url, &access).await.err().unwrap();
-    assert_eq!(exit::status_of(&error), RETRY.into());
-    assert!(format!("{error:#}").contains(&url), "{error:#}");
-}
-
-#[tokio::test]
-async fn what_is_missing_for_a_secured_push_api_is_said() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("ca.crt");
-    std::fs::write(&file, "no certificate").unwrap();
-    let with = |url: &str, arguments: &AccessArgs| match arguments.read(url) {
-        Ok(_) => panic!("{url}: accepted"),
-        Err(error) => {
-            assert_eq!(exit::status_of(&error), USAGE.into(), "{error:#}");
-            format!("{error:#}")
-        }
-    };
-    let said = with("https://localhost:1", &AccessArgs::default());
-    assert!(said.contains("--tls-ca"), "{said}");
-    let mut arguments = AccessArgs {
-        tls_ca: Some(file),
-        ..AccessArgs::default()
-    };
-    let said = with("http://localhost:1", &arguments);
-    assert!(said.contains("https://"), "{said}");
-    let said = with("https://localhost:1", &arguments);
-    assert!(
-        said.contains("ca.crt") && said.contains("no certificate"),
-        "{said}"
-    );
-    arguments.tls_ca = Some(directory.path().join("nothing"));
-    let said = with("https://localhost:1", &arguments);
-    assert!(said.contains("nothing"), "{said}");
-}
-
-#[tokio::test]
-async fn a_secured_push_api_is_pushed_to_with_its_certificates() {
-    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
-    let files = |authority: &Authority, name| Files::new(&authority.issue(&[name]), &[authority]);
-    let (own, push) = (files(&ours, ROUTING), files(&ours, "push"));
-    let config = RoutingConfig {
-        push_listen: ([127, 0, 0, 1], 0).into(),
-        admin_listen: ([127, 0, 0, 1], 0).into(),
-        tls: Some(TlsConfig {
-            certificate: own.path("tls.crt"),
-            key: own.path("tls.key"),
-            authority: own.path("ca.crt"),
-        }),
-        sidecar_name: Some("sidecar".to_owned()),
-        push_clients: vec!["push".to_owned()],
-        ..RoutingConfig::default()
-    };
-    let routing = Routing::bind(config).await.unwrap();
-    let url = format!("https://{}", routing.push_addr());
-    let drain = Drain::new(Duration::from_secs(5));
-    let running = tokio::spawn(routing.run(drain.clone()));
-    let arguments = |trusted: &Files, shown: Option<&Files>| AccessArgs {
-        tls_ca: Some(trusted.path("ca.crt")),
-        tls_name: Some(ROUTING.to_owned()),
-        tls_cert: shown.map(|files| files.path("tls.crt")),
-        tls_key: shown.map(|files| files.path("tls.key")),
-        token_file: None,
-    };
-    let tried = async |arguments: AccessArgs| -> Result<(), String> {
-        let access = arguments.read(&url).unwrap();
-        let group = PushGroupRequest {
-            business: 1,
-            group: "nobody".into(),
-            ..Default::default()
-        };
-        let pushed = async {
-            let mut client = client(&url, &access).await?;
-            client
-                .push_group(access.request(group))
-                .await
-                .map_err(|status| refused(&status, &access))
-        };
-        pushed.await.map(drop).map_err(|error| format!("{error:#}"))
-    };
-    assert_eq!(tried(arguments(&own, Some(&push))).await, Ok(()));
-
-    let foreign = files(&theirs, "push");
-    let unnamed = AccessArgs {
-        tls_name: None,
-        ..arguments(&own, Some(&push))
-    };
-    let token = own.path("token");
-    std::fs::write(&token, "a.b.c\n").unwrap();
-    let with_token = AccessArgs {
-        token_file: Some(token),
-        ..arguments(&own, None)
-    };
-    for (arguments, expected) in [
-        (arguments(&foreign, Some(&push)), "--tls-ca"),
-        (unnamed, "--tls-name"),
-        (arguments(&own, Some(&foreign)), "--tls-cert"),
-        (arguments(&own, Some(&own)), "may not push"),
-        (arguments(&own, None), "say who pushes"),
-        // This push API takes no tokens.
-        (with_token, "say who pushes"),
-    ] {
-        let said = tried(arguments).await.unwrap_err();
-        assert!(said.contains(expected), "{said:?} should say {expected:?}");
-    }
-    drain.begin();
-    running.await.unwrap().unwrap();
+async fn standard_input_is_one_thing_only() {
+    let (fake, url) = FakePush::start().await;
+    assert_eq!(pushed(&url, &["--devices", "-"]).await, USAGE.into());
+    assert_eq!(fake.asked(), []);
 }

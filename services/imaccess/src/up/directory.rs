@@ -101,6 +101,14 @@ impl Directory {
         self.write(name, &text)
     }
 
+    /// Writes a file unless it is there: what its owner has put into it stays.
+    pub(super) fn write_once(&self, name: &str, content: &[u8]) -> anyhow::Result<()> {
+        match self.read(name)? {
+            Some(_) => Ok(()),
+            None => self.write(name, content),
+        }
+    }
+
     /// A file's content; `None` if there is none.
     pub(super) fn read(&self, name: &str) -> anyhow::Result<Option<String>> {
         let path = self.path.join(name);
@@ -174,6 +182,7 @@ mod tests {
         assert_eq!(directory.read("key").unwrap(), None);
         directory.write("key", b"one").unwrap();
         directory.write("key", b"two").unwrap();
+        directory.write_once("key", b"three").unwrap();
         assert_eq!(directory.read("key").unwrap().as_deref(), Some("two"));
         assert_eq!(
             fs::metadata(path.join("key")).unwrap().permissions().mode() & 0o777,

@@ -12,6 +12,7 @@ use imaccess_state::sidecar::{SidecarConfig, TokenKeyConfig};
 use serde::Serialize;
 
 use super::keys::Keys;
+use crate::chat::ChatConfig;
 use crate::echo::EchoConfig;
 use crate::part::Config;
 
@@ -21,6 +22,10 @@ const CLUSTER: &str = "local";
 pub(super) const ECHO_ID: u32 = 1;
 /// Its name.
 pub(super) const ECHO: &str = "echo";
+/// The chat business.
+pub(super) const CHAT_ID: u32 = 2;
+/// Its name.
+pub(super) const CHAT: &str = "chat";
 /// Clients are told and flushed within this when the cluster ends.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -30,6 +35,7 @@ pub(super) struct Addresses {
     pub(super) ipconfig: SocketAddr,
     pub(super) ipconfig_admin: SocketAddr,
     pub(super) echo: SocketAddr,
+    pub(super) chat: SocketAddr,
     /// One per routing replica.
     pub(super) push: Vec<SocketAddr>,
     pub(super) push_admin: Vec<SocketAddr>,
@@ -45,8 +51,12 @@ pub(super) struct Addresses {
 pub(super) struct Wishes {
     /// Per gateway.
     pub(super) shards: usize,
-    /// Beside echo.
+    /// Those of the file, as it is now.
     pub(super) businesses: Vec<BusinessConfig>,
+    /// The file, which the parts read again when it changes.
+    pub(super) businesses_file: PathBuf,
+    /// Whether the chat business runs.
+    pub(super) chat: bool,
     /// Whether each sidecar holds its gateway's sockets too.
     pub(super) custody: bool,
     pub(super) directory: PathBuf,
@@ -88,25 +98,14 @@ pub(super) struct Plan {
 pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String> {
     let Wishes {
         shards,
-        businesses: others,
+        businesses: listed,
+        businesses_file,
+        chat,
         custody,
         directory,
         keys,
     } = wishes;
-    let mut echo = BusinessConfig::new(ECHO_ID, ECHO, &format!("http://{}", addresses.echo));
-    echo.events = true;
-    echo.client_groups = true;
-    let mut businesses = vec![echo];
-    businesses.extend(others);
-    validate_all(&businesses)?;
-    let names: Vec<BusinessName> = businesses
-        .iter()
-        .map(|business| BusinessName {
-            id: business.id,
-            name: business.name.clone(),
-        })
-        .collect();
-
+    let (fixed, all) = businesses(addresses, chat, listed)?;
     let mut parts = Vec::new();
     let mut part = |name: &str, config| {
         parts.push(Planned {
@@ -121,6 +120,20 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
             ..EchoConfig::default()
         })),
     );
+    if fixed.iter().any(|business| business.name == CHAT) {
+        let chat = ChatConfig {
+            listen: addresses.chat,
+            business: CHAT_ID,
+            // Any replica of the push API would do: each is complete.
+            push: addresses
+                .push
+                .first()
+                .map(|push| format!("http://{push}"))
+                .unwrap_or_default(),
+            ..ChatConfig::default()
+        };
+        part(CHAT, Config::Chat(Box::new(chat)));
+    }
     let (mut members, mut targets) = (Vec::new(), Vec::new());
     for (index, tcp) in addresses.gateways.iter().enumerate() {
         let name = format!("gateway-{index}");
@@ -164,7 +177,8 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
                 pem: String::new(),
                 file: Some(keys.token_public.clone()),
             }],
-            businesses: businesses.clone(),
+            businesses: fixed.clone(),
+            businesses_file: Some(businesses_file.clone()),
             // A cluster that ends as a whole has no elsewhere.
             end_grace: Some(Duration::ZERO),
             ..SidecarConfig::default()
@@ -177,6 +191,8 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
             cluster: CLUSTER.to_owned(),
             push_listen: *push,
             admin_listen: addresses.push_admin[index],
+            businesses: fixed.clone(),
+            businesses_file: Some(businesses_file.clone()),
             members: MembersConfig {
                 file: Some(directory.join("members.json")),
                 ..MembersConfig::default()
@@ -190,7 +206,8 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
         listen: addresses.ipconfig,
         admin: addresses.ipconfig_admin,
         targets_file: Some(directory.join("targets.json")),
-        businesses: names.clone(),
+        businesses: names(&fixed),
+        businesses_file: Some(businesses_file),
         development_signing_key: Some(keys.token_signing),
         ..IpconfigConfig::default()
     };
@@ -200,108 +217,40 @@ pub(super) fn plan(addresses: &Addresses, wishes: Wishes) -> Result<Plan, String
         members: MemberFile { gateways: members },
         targets: TargetFile { gateways: targets },
         addresses: addresses.clone(),
-        businesses: names,
+        businesses: names(&all),
     })
 }
 
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::part::Kind;
-
-    pub(in crate::up) fn example(gateways: u16, businesses: Vec<BusinessConfig>) -> Result<Plan, String> {
-        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let row = |first| (first..first + gateways).map(at).collect::<Vec<_>>();
-        let addresses = Addresses {
-            ipconfig: at(8_000),
-            ipconfig_admin: at(8_001),
-            echo: at(9_000),
-            push: vec![at(8_100)],
-            push_admin: vec![at(8_200)],
-            gateways: row(7_000),
-            gateway_admin: row(7_200),
-            state_admin: row(7_400),
-            state_routes: row(7_600),
-        };
-        let file = |name: &str| PathBuf::from("d").join(name);
-        let keys = Keys {
-            token_signing: file("s"),
-            token_public: file("p"),
-            tickets: file("t"),
-        };
-        plan(
-            &addresses,
-            Wishes {
-                shards: 1,
-                businesses,
-                custody: true,
-                directory: "d".into(),
-                keys,
-            },
-        )
+/// The example businesses, and with them those of the file. Chat stands aside for one that has its id or name, so that a file
+/// from elsewhere can be used as it is.
+fn businesses(
+    addresses: &Addresses,
+    chat: bool,
+    listed: Vec<BusinessConfig>,
+) -> Result<(Vec<BusinessConfig>, Vec<BusinessConfig>), String> {
+    let mut echo = BusinessConfig::new(ECHO_ID, ECHO, &format!("http://{}", addresses.echo));
+    echo.events = true;
+    echo.client_groups = true;
+    let mut fixed = vec![echo];
+    let taken = |business: &BusinessConfig| business.id == CHAT_ID || business.name == CHAT;
+    if chat && !listed.iter().any(taken) {
+        let mut chat = BusinessConfig::new(CHAT_ID, CHAT, &format!("http://{}", addresses.chat));
+        chat.events = true;
+        fixed.push(chat);
     }
-
-    #[test]
-    fn parts_agree_on_who_is_where() {
-        let plan = example(2, Vec::new()).unwrap();
-        let names: Vec<&str> = plan.parts.iter().map(|part| part.name.as_str()).collect();
-        let expected = [
-            "echo",
-            "gateway-0",
-            "state-0",
-            "gateway-1",
-            "state-1",
-            "routing-0",
-            "ipconfig",
-        ];
-        assert_eq!(names, expected);
-        for (index, member) in plan.members.gateways.iter().enumerate() {
-            let part = |name: String| &plan.parts.iter().find(|part| part.name == name).unwrap().config;
-            let Config::Gateway(gateway) = part(format!("gateway-{index}")) else {
-                panic!()
-            };
-            let Config::Sidecar(sidecar) = part(format!("state-{index}")) else {
-                panic!()
-            };
-            assert_eq!(gateway.socket_dir, sidecar.socket_dir);
-            assert!(gateway.custody && sidecar.custody);
-            assert_eq!(
-                (&member.name, &member.instance),
-                (&gateway.name, &gateway.instance)
-            );
-            assert_eq!(member.routes, sidecar.route_listen.to_string());
-            let target = &plan.targets.gateways[index];
-            assert_eq!(
-                (&target.name, &target.metrics),
-                (&gateway.name, &gateway.admin_listen.to_string())
-            );
-            assert_eq!(target.endpoints[0].port, gateway.tcp[0].port());
-            assert!(gateway.validate().is_ok() && sidecar.validate().is_ok());
-        }
-        let kinds = |kind| {
-            plan.parts
-                .iter()
-                .filter(|part| part.config.kind() == kind)
-                .count()
-        };
-        assert_eq!(
-            (kinds(Kind::Gateway), kinds(Kind::Sidecar), kinds(Kind::Routing)),
-            (2, 2, 1)
-        );
-    }
-
-    #[test]
-    fn a_business_of_the_same_name_is_refused() {
-        let other = BusinessConfig::new(2, "chat", "http://127.0.0.1:1");
-        assert_eq!(example(1, vec![other.clone()]).unwrap().businesses.len(), 2);
-        let twice = example(
-            1,
-            vec![BusinessConfig {
-                name: ECHO.to_owned(),
-                ..other
-            }],
-        )
-        .unwrap_err();
-        assert!(twice.contains("echo"), "{twice}");
-    }
+    let mut all = fixed.clone();
+    all.extend(listed);
+    validate_all(&all)?;
+    Ok((fixed, all))
 }
+
+fn names(businesses: &[BusinessConfig]) -> Vec<BusinessName> {
+    let name = |business: &BusinessConfig| BusinessName {
+        id: business.id,
+        name: business.name.clone(),
+    };
+    businesses.iter().map(name).collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests;

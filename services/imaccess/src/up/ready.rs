@@ -7,7 +7,6 @@ use tokio::net::TcpStream;
 
 use super::plan::{Plan, Planned};
 use crate::cluster::http;
-use crate::part::Config;
 
 /// Between two looks.
 const STEP: Duration = Duration::from_millis(50);
@@ -48,10 +47,10 @@ pub(super) async fn missing(plan: &Plan) -> String {
 
 async fn part_is_ready(part: &Planned) -> Result<(), String> {
     let Some(admin) = part.config.admin() else {
-        let Config::Echo(echo) = &part.config else {
+        let Some(listen) = part.config.listens_without_pages() else {
             return Ok(());
         };
-        return TcpStream::connect(echo.listen)
+        return TcpStream::connect(listen)
             .await
             .map(drop)
             .map_err(|error| error.to_string());

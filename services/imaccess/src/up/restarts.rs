@@ -21,7 +21,7 @@ impl Restarts {
     pub(super) fn of(kind: Kind) -> Self {
         let after_long_life = match kind {
             Kind::Gateway | Kind::Sidecar => Duration::ZERO,
-            Kind::Routing | Kind::Ipconfig | Kind::Echo => FIRST,
+            Kind::Routing | Kind::Ipconfig | Kind::Echo | Kind::Chat => FIRST,
         };
         Self {
             after_long_life,
@@ -50,6 +50,7 @@ mod tests {
             (Kind::Routing, [100, 200, 400]),
             (Kind::Ipconfig, [100, 200, 400]),
             (Kind::Echo, [100, 200, 400]),
+            (Kind::Chat, [100, 200, 400]),
             (Kind::Gateway, [0, 100, 200]),
             (Kind::Sidecar, [0, 100, 200]),
         ] {

@@ -15,6 +15,8 @@ pub(super) struct View {
     pub(super) gateways: Vec<Gateway>,
     pub(super) processes: Vec<Process>,
     pub(super) businesses: Vec<Business>,
+    /// The list to which further businesses can be added; it is read again when it changes.
+    pub(super) businesses_file: PathBuf,
     pub(super) directory: PathBuf,
 }
 
@@ -45,7 +47,7 @@ pub(super) struct Business {
 
 impl View {
     /// Before anything runs. Processes are in the order of the plan's parts.
-    pub(super) fn new(plan: &Plan, directory: &Path) -> Self {
+    pub(super) fn new(plan: &Plan, directory: &Path, businesses_file: &Path) -> Self {
         let gateway = |config: &Config| match config {
             Config::Gateway(gateway) => Some(Gateway {
                 name: gateway.name.clone(),
@@ -85,6 +87,7 @@ impl View {
                     name: business.name.clone(),
                 })
                 .collect(),
+            businesses_file: businesses_file.to_owned(),
             directory: directory.to_owned(),
         }
     }
@@ -113,7 +116,11 @@ mod tests {
 
     #[test]
     fn scripts_find_what_they_rely_on() {
-        let view = View::new(&example(1, Vec::new()).unwrap(), Path::new("/d"));
+        let view = View::new(
+            &example(1, Vec::new()).unwrap(),
+            Path::new("/d"),
+            Path::new("/d/businesses.yaml"),
+        );
         let line = view.json();
         assert!(!line.contains('\n'));
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -123,7 +130,11 @@ mod tests {
             json["gateways"],
             serde_json::json!([{"name": "gateway-0", "tcp": "127.0.0.1:7000"}])
         );
-        assert_eq!(json["businesses"], serde_json::json!([{"id": 1, "name": "echo"}]));
+        assert_eq!(
+            json["businesses"],
+            serde_json::json!([{"id": 1, "name": "echo"}, {"id": 2, "name": "chat"}])
+        );
+        assert_eq!(json["businesses_file"], "/d/businesses.yaml");
         assert_eq!(json["directory"], "/d");
         let gateway = serde_json::json!(
             {"part": "gateway", "name": "gateway-0", "pid": 0, "metrics": "127.0.0.1:7200"}
@@ -135,6 +146,6 @@ mod tests {
             .iter()
             .map(|entry| entry["part"].clone())
             .collect();
-        assert_eq!(parts, ["echo", "gateway", "state", "routing", "ipconfig"]);
+        assert_eq!(parts, ["echo", "chat", "gateway", "state", "routing", "ipconfig"]);
     }
 }

@@ -7,7 +7,8 @@ use std::borrow::Cow;
 
 use axum::http::StatusCode;
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD_PAD_INDIFFERENT as BASE64;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use imaccess_proto::v1::{
     AccessHello, BusinessReply, BusinessRequest, ConnectionEvent, EventBatch, EventKind,
@@ -16,6 +17,12 @@ use imaccess_wire::Code;
 use serde::{Deserialize, Serialize};
 
 use super::calls::CallError;
+
+/// Written with padding, read with or without.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// When a server says that it is busy, and not for how long.
 const USUAL_WAIT_MS: u32 = 1_000;

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A record's generation is never reused within 67 million calls on that record, so a receipt that comes too late
-//! finds nothing.
+//! finds nothing. It is never 0, so that no number is: that one asks for no receipt.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -101,7 +101,10 @@ impl Calls {
                 let index = u32::try_from(slab.records.len())
                     .ok()
                     .filter(|&index| index < 1 << RECORD_BITS)?;
-                slab.records.push(Record::default());
+                slab.records.push(Record {
+                    generation: 1,
+                    ..Record::default()
+                });
                 index
             }
         };
@@ -240,7 +243,7 @@ impl Drop for Waiting<'_> {
         let mut slab = self.calls.slab();
         let record = &mut slab.records[self.record as usize];
         let awaited = std::mem::take(&mut record.awaited);
-        record.generation = (record.generation + 1) & GENERATION_MASK;
+        record.generation = ((record.generation + 1) & GENERATION_MASK).max(1);
         record.devices = Vec::new();
         record.done = None;
         slab.awaited -= awaited;
@@ -262,6 +265,27 @@ mod tests {
             .iter()
             .map(|&instance| Answer::Awaited(instance))
             .collect()
+    }
+
+    #[test]
+    fn no_number_asks_for_no_receipt() {
+        let calls = Calls::new(100);
+        for _ in 0..3 {
+            let call = calls.begin(awaited(&[A])).unwrap();
+            assert_ne!(call.id(0), 0);
+        }
+        let calls = Calls::new(100);
+        calls.slab().records.push(Record {
+            generation: GENERATION_MASK,
+            ..Record::default()
+        });
+        calls.slab().free.push(0);
+        drop(calls.begin(awaited(&[A])).unwrap());
+        assert_ne!(
+            calls.begin(awaited(&[A])).unwrap().id(0),
+            0,
+            "also when it begins again"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::membership::Member;
 pub struct RoutingConfig {
     /// The cluster's id; a sidecar of another cluster is refused.
     pub cluster: String,
-    /// Where the push API (gRPC) listens.
+    /// Where the push API listens: gRPC and HTTP/JSON.
     pub push_listen: SocketAddr,
     /// Where metrics, health and readiness are served.
     pub admin_listen: SocketAddr,
@@ -31,7 +31,7 @@ pub struct RoutingConfig {
     /// How service accounts' tokens are verified; whose may push for which business is said by the businesses'
     /// `pushers`.
     pub push_tokens: Option<PushTokensConfig>,
-    /// The business services; of them, `id` and `pushers` matter here.
+    /// The business services; of them, `id`, `pushers` and `push_rate` matter here.
     pub businesses: Vec<BusinessConfig>,
     /// A YAML list of more of them, read again when it changes.
     pub businesses_file: Option<PathBuf>,

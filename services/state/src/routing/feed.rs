@@ -10,14 +10,17 @@ use std::time::Duration;
 use imaccess_common::identity::{Epoch, SessionId};
 use imaccess_common::tls::Connector;
 use imaccess_proto::v1::route_feed_client::RouteFeedClient;
-use imaccess_proto::v1::{FromSidecar, Outranked, RouteAnnouncement, SidecarHello};
+use imaccess_proto::v1::{
+    FromSidecar, MovedGroups, Outranked, RouteAnnouncement, SessionAction, SessionCommand, SidecarHello,
+};
 use tokio::sync::watch;
 use tonic::Streaming;
 use tonic::transport::Endpoint;
 
 use super::hub::{Hub, Peer};
+use super::lost;
 use super::store::{Announcement, Presence, Retraction, RouteStore, StoreUnavailable};
-use super::table::{Route, Verdict};
+use super::table::{LostRoute, Route, Verdict};
 
 /// Flow-control windows: at 4 MiB and 0.5 ms within a cluster they allow 8 GB/s, and never stall a snapshot.
 pub(crate) const WINDOW: u32 = 4 << 20;
@@ -111,11 +114,12 @@ pub(crate) async fn follow<S: RouteStore>(
     let mut last_fault = String::new();
     // Its routes are to be dropped; a store that is away is asked again.
     let mut owed = false;
+    let mut lost = Vec::new();
     loop {
         let address = routes.borrow_and_update().clone();
         let Some(address) = address else {
             hub.gone(&peer);
-            forget_if_due(&hub, &peer, &mut owed).await;
+            forget_if_due(&hub, &peer, &mut owed, &mut lost).await;
             if peer.is_forgotten() && !owed {
                 break;
             }
@@ -144,7 +148,7 @@ pub(crate) async fn follow<S: RouteStore>(
         }
         let Some(ended) = ended else { continue };
         report(&peer, &address, &ended, &mut last_fault);
-        forget_if_due(&hub, &peer, &mut owed).await;
+        forget_if_due(&hub, &peer, &mut owed, &mut lost).await;
         let pause = backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
         backoff = (backoff * 2).min(times.reconnect_max);
         tokio::select! {
@@ -155,12 +159,22 @@ pub(crate) async fn follow<S: RouteStore>(
     hub.part(&peer);
 }
 
-/// Drops the routes of an instance whose time is over.
-async fn forget_if_due<S: RouteStore>(hub: &Hub<S>, peer: &Peer, owed: &mut bool) {
+/// Drops the routes of an instance whose time is over, and has businesses told.
+async fn forget_if_due<S: RouteStore>(
+    hub: &Arc<Hub<S>>,
+    peer: &Arc<Peer>,
+    owed: &mut bool,
+    lost: &mut Vec<LostRoute>,
+) {
     *owed |= hub.tick(peer);
     if *owed {
-        match hub.store.forget(peer.index).await {
-            Ok(()) => *owed = false,
+        match hub.store.forget(peer.index, lost).await {
+            Ok(()) => {
+                *owed = false;
+                // Beside: the instance may come back, and is heard then.
+                let (hub, of, lost) = (Arc::clone(hub), Arc::clone(peer), std::mem::take(lost));
+                tokio::spawn(async move { lost::tell(&hub, &of, &lost).await });
+            }
             Err(fault) => {
                 tracing::warn!(instance = %peer.instance, %fault, "a dead instance's routes can't be dropped now");
             }
@@ -330,6 +344,47 @@ async fn hear<S: RouteStore>(
         hub.metrics
             .late_receipts
             .inc_by((receipts.id.len() - counted) as u64);
+    }
+    for moved in message.moved_groups {
+        send_after(hub, moved).await?;
+    }
+    for answer in message.answers {
+        hub.gathers.answer(peer.index, answer);
+    }
+    Ok(())
+}
+
+/// Groups that follow a session to the instance where it goes on. Every replica that hears of it does so: to join twice is to join.
+async fn send_after<S: RouteStore>(hub: &Hub<S>, moved: MovedGroups) -> Result<(), Ended> {
+    let mut routes = Vec::with_capacity(1);
+    hub.store
+        .routes(&moved.app, std::slice::from_ref(&moved.device), &mut routes)
+        .await?;
+    let Some(route) = routes.pop().flatten() else {
+        return Ok(());
+    };
+    if moved.session[..] != route.session.as_bytes()[..] {
+        return Ok(());
+    }
+    let mut commands = moved
+        .groups
+        .into_iter()
+        .map(|group| SessionCommand {
+            id: 0,
+            locator: route.locator,
+            serial: route.serial,
+            epoch: route.epoch.0,
+            action: SessionAction::Join.into(),
+            business: group.business,
+            group: group.group,
+            reason: String::new(),
+        })
+        .collect();
+    let peers = hub.peers();
+    let to = peers.get(route.instance.0 as usize).and_then(Option::as_ref);
+    if to.is_none_or(|to| to.outbox.command(&mut commands).is_err()) {
+        // Its business joins the device again when it hears that it is online there.
+        hub.metrics.groups_lost.inc_by(commands.len() as u64);
     }
     Ok(())
 }

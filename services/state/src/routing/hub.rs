@@ -15,6 +15,7 @@ use imaccess_proto::v1::RoutingHello;
 
 use super::calls::Calls;
 use super::config::RoutingConfig;
+use super::gathers::Gathers;
 use super::key::Keyer;
 use super::liveness::{Liveness, Patience, Phase};
 use super::metrics::RoutingMetrics;
@@ -27,6 +28,7 @@ use super::table::InstanceIndex;
 pub(crate) struct Hub<S> {
     pub(crate) store: S,
     pub(crate) calls: Calls,
+    pub(crate) gathers: Gathers,
     pub(crate) metrics: RoutingMetrics,
     pub(crate) cluster: String,
     /// How sidecars are dialled where they have certificates.
@@ -75,6 +77,7 @@ impl<S: RouteStore> Hub<S> {
         Hub {
             store,
             calls: Calls::new(config.pushes_in_flight),
+            gathers: Gathers::default(),
             metrics,
             cluster: config.cluster.clone(),
             sidecars: None,
@@ -128,6 +131,11 @@ impl<S: RouteStore> Hub<S> {
             .flatten()
             .filter(|peer| !matches!(peer.phase(), Phase::InSync | Phase::Dead))
             .count()
+    }
+
+    /// Whether it is known which instances live.
+    pub(crate) fn knows_members(&self) -> bool {
+        self.membership_known.load(Ordering::Acquire)
     }
 
     /// Whether every known instance was heard to the end or is dead.
@@ -196,6 +204,7 @@ impl<S: RouteStore> Hub<S> {
         self.change(peer, |life, now| life.broken(now));
         peer.outbox.close();
         self.calls.lost(peer.index);
+        self.gathers.lost(peer.index);
     }
 
     /// It is being replaced: what is on its way still arrives, and nothing else is sent.
@@ -262,6 +271,11 @@ impl Peer {
     /// Whether all that the instance knows is known here: only then is a push sent to a device there.
     pub(crate) fn is_in_sync(&self) -> bool {
         self.in_sync.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing can be connected there any more.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.phase() == Phase::Dead
     }
 
     /// Whether nothing of it is left in the store.

@@ -18,13 +18,18 @@ pub(crate) struct RoutingMetrics {
     pub(crate) in_sync: IntGauge,
     pushes_awaited: IntGauge,
     /// Per outcome, by its number.
-    pushes: [IntCounter; 7],
+    pushes: [IntCounter; OUTCOMES.len()],
+    commands: IntCounterVec,
     pub(crate) group_sent: IntCounter,
     pub(crate) group_full: IntCounter,
+    /// Messages to sidecars, one per instance.
+    pub(crate) group_messages: IntCounter,
+    pub(crate) broadcast_messages: IntCounter,
     pub(crate) group_instance_full: IntCounter,
     pub(crate) rejected: IntCounter,
     pub(crate) device_seconds: Histogram,
     pub(crate) group_seconds: Histogram,
+    pub(crate) broadcast_seconds: Histogram,
     pub(crate) announcements: IntCounter,
     pub(crate) malformed: IntCounter,
     pub(crate) retractions: IntCounter,
@@ -32,6 +37,8 @@ pub(crate) struct RoutingMetrics {
     pub(crate) replaced: IntCounter,
     pub(crate) snapshots: IntCounter,
     pub(crate) late_receipts: IntCounter,
+    pub(crate) groups_lost: IntCounter,
+    pub(crate) lost_devices: IntCounter,
     pub(crate) broken: IntCounter,
     pub(crate) refused: IntCounterVec,
     watch_faults: IntCounter,
@@ -51,6 +58,12 @@ impl RoutingMetrics {
             "imaccess_routing_group_pushes_total",
             "Group pushes: sent, refused because every instance's queue was full, or not sent to one instance for that.",
             &["result"],
+        );
+        let fanout_messages = counter_vec(
+            registry,
+            "imaccess_routing_fanout_messages_total",
+            "Messages to sidecars that stand for many devices: one per instance that a group push or a broadcast went to.",
+            &["kind"],
         );
         let seconds = histogram_vec(
             registry,
@@ -89,6 +102,8 @@ impl RoutingMetrics {
             ),
             pushes: OUTCOMES.map(|label| pushes.with_label_values(&[label])),
             group_sent: group_pushes.with_label_values(&["sent"]),
+            group_messages: fanout_messages.with_label_values(&["group"]),
+            broadcast_messages: fanout_messages.with_label_values(&["broadcast"]),
             group_full: group_pushes.with_label_values(&["exhausted"]),
             group_instance_full: group_pushes.with_label_values(&["instance_full"]),
             rejected: count(
@@ -97,6 +112,13 @@ impl RoutingMetrics {
             ),
             device_seconds: seconds.with_label_values(&["devices"]),
             group_seconds: seconds.with_label_values(&["group"]),
+            broadcast_seconds: seconds.with_label_values(&["broadcast"]),
+            commands: counter_vec(
+                registry,
+                "imaccess_routing_commands_total",
+                "Devices that were to be kicked, or to join or leave a group, by what became of it.",
+                &["command", "outcome"],
+            ),
             announcements: count("imaccess_routing_announcements_total", "Announced routes."),
             malformed: count(
                 "imaccess_routing_announcements_malformed_total",
@@ -115,6 +137,14 @@ impl RoutingMetrics {
             late_receipts: count(
                 "imaccess_routing_receipts_late_total",
                 "Receipts nobody waited for any more.",
+            ),
+            lost_devices: count(
+                "imaccess_routing_lost_devices_total",
+                "Devices that were still at an instance when that was given up.",
+            ),
+            groups_lost: count(
+                "imaccess_routing_moved_groups_lost_total",
+                "Memberships that couldn't follow their session to another gateway.",
             ),
             broken: count("imaccess_routing_feed_broken_total", "Route streams that ended."),
             refused: counter_vec(
@@ -154,6 +184,14 @@ impl RoutingMetrics {
         }
     }
 
+    /// Counts what became of a command for devices.
+    pub(crate) fn count_command(&self, command: &str, outcomes: &[Outcome]) {
+        for &outcome in outcomes {
+            let label = OUTCOMES.get(outcome as usize).copied().unwrap_or_default();
+            self.commands.with_label_values(&[command, label]).inc();
+        }
+    }
+
     /// Says how much there is.
     pub(crate) fn set_sizes(&self, sizes: Sizes, awaited: usize) {
         let number = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
@@ -175,7 +213,7 @@ impl RoutingMetrics {
 }
 
 /// Labels by an outcome's number.
-const OUTCOMES: [&str; 7] = [
+const OUTCOMES: [&str; 9] = [
     "unspecified",
     "written",
     "acknowledged",
@@ -183,5 +221,7 @@ const OUTCOMES: [&str; 7] = [
     "offline",
     "refused",
     "retry",
+    "unknown",
+    "done",
 ];
-const _: () = assert!(Outcome::Retry as usize + 1 == OUTCOMES.len());
+const _: () = assert!(Outcome::Done as usize + 1 == OUTCOMES.len());

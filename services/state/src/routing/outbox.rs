@@ -10,7 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use futures_util::Stream;
-use imaccess_proto::v1::{FromRouting, GroupPush, Outranked, RoutingHello, UnicastPush};
+use imaccess_proto::v1::{
+    BroadcastPush, FromRouting, GroupCommand, GroupPush, LostSessions, Outranked, RoutingHello,
+    SessionCommand, UnicastPush,
+};
 
 /// Payload bytes per message: well below the 4 MiB that a gRPC peer takes by default.
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -48,6 +51,10 @@ struct Queue {
     notices: VecDeque<Outranked>,
     unicasts: VecDeque<UnicastPush>,
     groups: VecDeque<GroupPush>,
+    commands: VecDeque<SessionCommand>,
+    group_commands: VecDeque<GroupCommand>,
+    broadcasts: VecDeque<BroadcastPush>,
+    lost: VecDeque<LostSessions>,
     /// The instance is leaving: nothing is taken any more, and after what waits it is told so.
     ending: Ending,
     /// Of the pushes.
@@ -149,19 +156,55 @@ impl Outbox {
 
     /// Takes pushes from the front of `pushes` as far as there is room. What is left in it wasn't taken, and why.
     pub(crate) fn push_devices(&self, pushes: &mut VecDeque<UnicastPush>) -> Result<(), NotTaken> {
+        self.put_all(
+            pushes,
+            |push| cost(push.payload.len()),
+            |queue| &mut queue.unicasts,
+        )
+    }
+
+    /// The same for commands.
+    pub(crate) fn command(&self, commands: &mut VecDeque<SessionCommand>) -> Result<(), NotTaken> {
+        self.put_all(commands, command_cost, |queue| &mut queue.commands)
+    }
+
+    /// Takes a command for a group.
+    pub(crate) fn command_group(&self, command: GroupCommand) -> Result<(), NotTaken> {
+        let mut one = VecDeque::from([command]);
+        self.put_all(&mut one, group_command_cost, |queue| &mut queue.group_commands)
+    }
+
+    /// Takes a broadcast.
+    pub(crate) fn broadcast(&self, push: BroadcastPush) -> Result<(), NotTaken> {
+        let mut one = VecDeque::from([push]);
+        self.put_all(&mut one, broadcast_cost, |queue| &mut queue.broadcasts)
+    }
+
+    /// Takes sessions of a lost instance.
+    pub(crate) fn lost(&self, sessions: LostSessions) -> Result<(), NotTaken> {
+        let mut one = VecDeque::from([sessions]);
+        self.put_all(&mut one, lost_cost, |queue| &mut queue.lost)
+    }
+
+    fn put_all<T>(
+        &self,
+        items: &mut VecDeque<T>,
+        cost: impl Fn(&T) -> usize,
+        place: impl Fn(&mut Queue) -> &mut VecDeque<T>,
+    ) -> Result<(), NotTaken> {
         let limit = self.bytes_limit;
         let taken = self.with_open(|queue| {
             if queue.ending != Ending::No {
                 return Err(NotTaken::Closed);
             }
-            while let Some(push) = pushes.pop_front() {
-                let bytes = cost(push.payload.len());
+            while let Some(item) = items.pop_front() {
+                let bytes = cost(&item);
                 if queue.bytes + bytes > limit {
-                    pushes.push_front(push);
+                    items.push_front(item);
                     return Err(NotTaken::Full);
                 }
                 queue.bytes += bytes;
-                queue.unicasts.push_back(push);
+                place(queue).push_back(item);
             }
             Ok(())
         });
@@ -243,17 +286,79 @@ impl Queue {
             self.bytes -= cost(push.payload.len());
             message.groups.push(push);
         }
-        if self.ending == Ending::Due && self.unicasts.is_empty() && self.groups.is_empty() {
+        let mut room = MESSAGE_BYTES / 8;
+        let bytes = &mut self.bytes;
+        take_front(
+            &mut self.commands,
+            &mut message.commands,
+            command_cost,
+            &mut room,
+            bytes,
+        );
+        let group_commands = &mut message.group_commands;
+        take_front(
+            &mut self.group_commands,
+            group_commands,
+            group_command_cost,
+            &mut room,
+            bytes,
+        );
+        room = room.max(MESSAGE_BYTES / 8);
+        take_front(
+            &mut self.broadcasts,
+            &mut message.broadcasts,
+            broadcast_cost,
+            &mut room,
+            bytes,
+        );
+        room = room.max(MESSAGE_BYTES / 4);
+        take_front(&mut self.lost, &mut message.lost, lost_cost, &mut room, bytes);
+        if self.ending == Ending::Due && self.has_sent_all() {
             self.ending = Ending::Told;
             message.last = true;
         }
-        let empty = !message.last
-            && message.acknowledged == 0
-            && message.outranked.is_empty()
-            && message.unicasts.is_empty()
-            && message.groups.is_empty();
-        (!empty).then_some(message)
+        (message != FromRouting::default()).then_some(message)
     }
+
+    fn has_sent_all(&self) -> bool {
+        let pushes = self.unicasts.is_empty() && self.groups.is_empty() && self.broadcasts.is_empty();
+        pushes && self.commands.is_empty() && self.group_commands.is_empty() && self.lost.is_empty()
+    }
+}
+
+/// Moves items from a queue into a message, as far as there is room there.
+fn take_front<T>(
+    queue: &mut VecDeque<T>,
+    message: &mut Vec<T>,
+    cost: impl Fn(&T) -> usize,
+    room: &mut usize,
+    queued: &mut usize,
+) {
+    while let Some(item) = queue.pop_front_if(|item| cost(item) <= *room) {
+        let bytes = cost(&item);
+        *room -= bytes;
+        *queued -= bytes;
+        message.push(item);
+    }
+}
+
+fn command_cost(command: &SessionCommand) -> usize {
+    cost(command.group.len() + command.reason.len())
+}
+
+fn group_command_cost(command: &GroupCommand) -> usize {
+    cost(command.group.len())
+}
+
+fn lost_cost(lost: &LostSessions) -> usize {
+    let names = |session: &imaccess_proto::v1::LostSession| 64 + session.app.len() + session.device.len();
+    cost(lost.sessions.iter().map(names).sum())
+}
+
+fn broadcast_cost(push: &BroadcastPush) -> usize {
+    let filter = push.filter.as_ref();
+    let platforms = filter.map_or(0, |filter| filter.platforms.iter().map(String::len).sum());
+    cost(push.payload.len() + platforms)
 }
 
 /// Bytes that a push counts for.

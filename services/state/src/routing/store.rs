@@ -12,7 +12,7 @@ use imaccess_common::identity::Epoch;
 
 use super::groups::GroupTable;
 use super::key::Keyer;
-use super::table::{InstanceIndex, Route, RouteTable, Verdict};
+use super::table::{InstanceIndex, LostRoute, Route, RouteTable, Verdict};
 
 /// Entries handled under one hold of the lock, before others get their turn: about 100 µs.
 const SLICE: usize = 512;
@@ -89,8 +89,12 @@ pub trait RouteStore: Send + Sync + 'static {
     /// The instance has said everything: drops what it didn't say again since [`begin`](RouteStore::begin).
     fn settle(&self, instance: InstanceIndex) -> impl Future<Output = Result<(), StoreUnavailable>> + Send;
 
-    /// Drops all that the instance said. Its index may then be used again.
-    fn forget(&self, instance: InstanceIndex) -> impl Future<Output = Result<(), StoreUnavailable>> + Send;
+    /// Drops all that the instance said; its routes are appended to `lost`. Its index may then be used again.
+    fn forget(
+        &self,
+        instance: InstanceIndex,
+        lost: &mut Vec<LostRoute>,
+    ) -> impl Future<Output = Result<(), StoreUnavailable>> + Send;
 
     /// Appends the route of each device, in order.
     fn routes(
@@ -161,8 +165,12 @@ impl MemoryStore {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn drop_stale(&self, instance: InstanceIndex) {
-        while self.tables().routes.drop_stale(instance, SLICE) {
+    async fn drop_stale(&self, instance: InstanceIndex, mut lost: Option<&mut Vec<LostRoute>>) {
+        while self
+            .tables()
+            .routes
+            .drop_stale(instance, SLICE, lost.as_deref_mut())
+        {
             tokio::task::yield_now().await;
         }
         let generation = self.tables().generation(instance);
@@ -231,9 +239,11 @@ impl RouteStore for MemoryStore {
         verdicts: &mut Vec<Verdict>,
     ) -> Result<(), StoreUnavailable> {
         by_slices!(self, batch, |tables, new| {
-            let verdict = tables
-                .routes
-                .apply(self.keyer.device(new.app, new.device), new.route);
+            let verdict = tables.routes.apply(
+                self.keyer.device(new.app, new.device),
+                (new.app, new.device),
+                new.route,
+            );
             // Not begun can't be: the feed begins each stream before it hands anything on.
             verdicts.push(verdict.unwrap_or(Verdict::Applied));
         })
@@ -267,14 +277,18 @@ impl RouteStore for MemoryStore {
     }
 
     async fn settle(&self, instance: InstanceIndex) -> Result<(), StoreUnavailable> {
-        self.drop_stale(instance).await;
+        self.drop_stale(instance, None).await;
         Ok(())
     }
 
-    async fn forget(&self, instance: InstanceIndex) -> Result<(), StoreUnavailable> {
+    async fn forget(
+        &self,
+        instance: InstanceIndex,
+        lost: &mut Vec<LostRoute>,
+    ) -> Result<(), StoreUnavailable> {
         // A stream that says nothing makes everything stale.
         self.tables().begin(instance, 0);
-        self.drop_stale(instance).await;
+        self.drop_stale(instance, Some(lost)).await;
         self.tables().routes.release(instance);
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Routes: where each device's session is. Pure: no time, no I/O.
 //!
-//! - One entry of 72 bytes per device in a slab, found through hash tables of 4-byte indices. The tables are
+//! - One entry of 72 bytes per device in a slab, and its name beside it (see `names`), found through hash tables of 4-byte indices. The tables are
 //!   partitions of one: growing any of them re-reads 1/256 of the entries, which is what a push may have to wait for.
 //! - The only write is compare-by-epoch. What an instance said on an earlier stream is *stale*: its own new word
 //!   replaces it whatever the epochs say, because the instance is the truth about its sessions.
@@ -11,6 +11,7 @@ use hashbrown::HashTable;
 use imaccess_common::identity::{Epoch, SessionId};
 
 use super::key::Key;
+use super::names::{NameIndex, Names};
 use super::slab::Slab;
 
 /// Partitions of the index: growing one of a table of 10 million routes takes milliseconds instead of a second.
@@ -18,7 +19,7 @@ const PARTITIONS: usize = 256;
 /// The end of a list.
 const NIL: u32 = u32::MAX;
 
-/// An instance's place in a replica's tables; given by the replica, reused only after it was released.
+/// An instance's place in a replica's tables, below 65,536; given by the replica, reused only after it was released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceIndex(pub u32);
 
@@ -61,9 +62,10 @@ struct Entry {
     serial: u64,
     epoch: Epoch,
     locator: u64,
-    instance: u32,
+    instance: u16,
     /// Of the stream on which the instance said it.
-    generation: u32,
+    generation: u16,
+    name: NameIndex,
     previous: u32,
     next: u32,
 }
@@ -72,9 +74,23 @@ struct Entry {
 #[derive(Debug, Clone, Copy)]
 struct Owner {
     key: u64,
-    generation: u32,
+    /// Counts streams. It may begin again: what is stale is dropped at each stream's snapshot, long before.
+    generation: u16,
     first: u32,
     last: u32,
+}
+
+/// A route that went with its instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostRoute {
+    /// App of the device.
+    pub app: String,
+    /// The device.
+    pub device: String,
+    /// Its session.
+    pub session: SessionId,
+    /// The route's epoch.
+    pub epoch: Epoch,
 }
 
 /// The routes of all devices.
@@ -82,6 +98,7 @@ struct Owner {
 pub(crate) struct RouteTable {
     partitions: Vec<HashTable<u32>>,
     entries: Slab<Entry>,
+    names: Names,
     owners: Vec<Option<Owner>>,
 }
 
@@ -90,6 +107,7 @@ impl RouteTable {
         RouteTable {
             partitions: std::iter::repeat_with(HashTable::new).take(PARTITIONS).collect(),
             entries: Slab::new(),
+            names: Names::default(),
             owners: Vec::new(),
         }
     }
@@ -109,21 +127,24 @@ impl RouteTable {
         });
         owner.key = key;
         owner.generation = owner.generation.wrapping_add(1);
-        owner.generation
+        owner.generation.into()
     }
 
-    /// The one write. Refused (as `None`) for an instance that never began.
-    pub(crate) fn apply(&mut self, key: Key, new: Route) -> Option<Verdict> {
+    /// The one write. Refused (as `None`) for an instance that never began. `app` and `device` are what the key is of.
+    pub(crate) fn apply(&mut self, key: Key, (app, device): (&str, &str), new: Route) -> Option<Verdict> {
         let owner = self.owner(new.instance)?;
+        let instance = u16::try_from(new.instance.0).ok()?;
         let Some(index) = self.find(key) else {
+            let name = self.names.insert(app, device);
             let index = self.entries.insert(Entry {
                 key,
                 session: new.session,
                 serial: new.serial,
                 epoch: new.epoch,
                 locator: new.locator,
-                instance: new.instance.0,
+                instance,
                 generation: owner.generation,
+                name,
                 previous: NIL,
                 next: NIL,
             });
@@ -150,7 +171,7 @@ impl RouteTable {
         entry.serial = new.serial;
         entry.epoch = new.epoch;
         entry.locator = new.locator;
-        entry.instance = new.instance.0;
+        entry.instance = instance;
         entry.generation = owner.generation;
         self.append(index);
         Some(if own {
@@ -164,7 +185,7 @@ impl RouteTable {
     pub(crate) fn retract(&mut self, key: Key, instance: InstanceIndex, epoch: Epoch) -> bool {
         let Some(index) = self.find(key) else { return false };
         let entry = &self.entries[index];
-        if entry.instance != instance.0 || entry.epoch > epoch {
+        if u32::from(entry.instance) != instance.0 || entry.epoch > epoch {
             return false;
         }
         self.remove(index);
@@ -176,14 +197,29 @@ impl RouteTable {
         self.find(key).map(|index| self.entries[index].route())
     }
 
-    /// Drops up to `limit` stale routes of an instance; `false` when none is left.
-    pub(crate) fn drop_stale(&mut self, instance: InstanceIndex, limit: usize) -> bool {
+    /// Drops up to `limit` stale routes of an instance, which are appended to `lost`, if that is given; `false` when none is left.
+    pub(crate) fn drop_stale(
+        &mut self,
+        instance: InstanceIndex,
+        limit: usize,
+        mut lost: Option<&mut Vec<LostRoute>>,
+    ) -> bool {
         for _ in 0..limit {
             let Some(owner) = self.owner(instance) else {
                 return false;
             };
             if owner.first == NIL || self.entries[owner.first].generation == owner.generation {
                 return false;
+            }
+            if let Some(lost) = &mut lost {
+                let entry = &self.entries[owner.first];
+                let (app, device) = self.names.get(entry.name);
+                lost.push(LostRoute {
+                    app: app.to_owned(),
+                    device: device.to_owned(),
+                    session: entry.session,
+                    epoch: entry.epoch,
+                });
             }
             self.remove(owner.first);
         }
@@ -209,15 +245,15 @@ impl RouteTable {
     /// Memory taken, all in.
     pub(crate) fn bytes(&self) -> usize {
         let index: usize = self.partitions.iter().map(HashTable::allocation_size).sum();
-        self.entries.bytes() + index
+        self.entries.bytes() + self.names.bytes() + index
     }
 
     fn owner(&self, instance: InstanceIndex) -> Option<Owner> {
         self.owners.get(instance.0 as usize).copied().flatten()
     }
 
-    fn owner_mut(&mut self, instance: u32) -> &mut Owner {
-        self.owners[instance as usize]
+    fn owner_mut(&mut self, instance: u16) -> &mut Owner {
+        self.owners[usize::from(instance)]
             .as_mut()
             .expect("an owner stays until it has no entries")
     }
@@ -233,6 +269,7 @@ impl RouteTable {
         let key = self.entries[index].key;
         let found = self.partitions[key.partition(PARTITIONS)].find_entry(key.hash(), |&at| at == index);
         found.expect("every entry is in the index").remove();
+        self.names.remove(self.entries[index].name);
         self.entries.remove(index);
     }
 
@@ -273,7 +310,7 @@ impl Entry {
             serial: self.serial,
             epoch: self.epoch,
             locator: self.locator,
-            instance: InstanceIndex(self.instance),
+            instance: InstanceIndex(self.instance.into()),
         }
     }
 }

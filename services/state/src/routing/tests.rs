@@ -1,7 +1,9 @@
 //! A replica between fake sidecars and a business: over real sockets, on ports the kernel chooses.
 
 mod access;
+mod commands;
 mod fake;
+mod http;
 mod life;
 
 use std::time::Duration;

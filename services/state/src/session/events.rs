@@ -2,7 +2,7 @@
 //!
 //! Events of one shard go to a business over one stream, in the order in which they happened; those of one device
 //! on different shards or pods are ordered by their epochs. The backlog is bounded in bytes: when a business stays
-//! away for too long the oldest go, counted (a resync by snapshot comes later).
+//! away for too long the oldest go, counted, and it is told that it needs a snapshot, in the order of the events like one of them.
 
 use std::collections::VecDeque;
 
@@ -33,6 +33,8 @@ pub struct Backlog {
     front: u64,
     /// Events dropped because the backlog was full.
     dropped: u64,
+    /// That a snapshot is needed waits among the events.
+    resync_waits: bool,
 }
 
 impl Backlog {
@@ -47,36 +49,44 @@ impl Backlog {
             sent: 0,
             front: 1,
             dropped: 0,
+            resync_waits: false,
         }
     }
 
     /// Adds what happened to a session.
     pub fn add(&mut self, kind: EventKind, record: &Record, reason: u16, unix_ms: u64) {
-        let event = ConnectionEvent {
-            sequence: 0,
-            kind: kind as i32,
-            app: record.who.app().to_owned(),
-            device: record.who.device().to_owned(),
-            session: Bytes::copy_from_slice(&record.id),
-            epoch: record.epoch,
-            reason: if kind == EventKind::Offline {
-                u32::from(reason)
-            } else {
-                u32::from(Code::Ok as u16)
-            },
-            unix_ms,
+        let reason = if kind == EventKind::Offline {
+            reason
+        } else {
+            Code::Ok as u16
         };
-        self.bytes += weight(&event);
+        let event = of_session(kind, record, reason, unix_ms);
         let serial = if kind == EventKind::Offline {
             record.serial
         } else {
             0
         };
-        self.events.push_back((event, serial));
-        while self.bytes > self.capacity {
+        self.put(event, serial);
+        let mut dropped = 0;
+        while self.bytes > self.capacity && !self.events.is_empty() {
             self.pop();
-            self.dropped += 1;
+            dropped += 1;
         }
+        self.dropped += dropped;
+        if dropped > 0 && !self.resync_waits {
+            self.resync_waits = true;
+            let event = ConnectionEvent {
+                kind: EventKind::ResyncNeeded as i32,
+                unix_ms,
+                ..ConnectionEvent::default()
+            };
+            self.put(event, 0);
+        }
+    }
+
+    fn put(&mut self, event: ConnectionEvent, serial: u64) {
+        self.bytes += weight(&event);
+        self.events.push_back((event, serial));
     }
 
     /// Nobody wants to hear of these any more: they are dropped, and counted.
@@ -155,11 +165,29 @@ impl Backlog {
             if serial != 0 {
                 self.done.push(serial);
             }
+            if event.kind() == EventKind::ResyncNeeded {
+                self.resync_waits = false;
+            }
             if self.sent > 0 {
                 self.sent -= 1;
                 self.front += 1;
             }
         }
+    }
+}
+
+/// What is said of a session in an event, or in a row of a snapshot.
+#[must_use]
+pub fn of_session(kind: EventKind, record: &Record, reason: u16, unix_ms: u64) -> ConnectionEvent {
+    ConnectionEvent {
+        sequence: 0,
+        kind: kind as i32,
+        app: record.who.app().to_owned(),
+        device: record.who.device().to_owned(),
+        session: Bytes::copy_from_slice(&record.id),
+        epoch: record.epoch,
+        reason: u32::from(reason),
+        unix_ms,
     }
 }
 
@@ -205,10 +233,37 @@ mod tests {
         assert_eq!(told(&backlog.next(2)), [(1, 1), (2, 2)]);
         let record = Record::new([0; 16], 4, Identity::new("a", "d"));
         backlog.add(EventKind::Offline, &record, 7, 0);
-        assert_eq!((backlog.take_dropped(), backlog.len()), (1, 3));
-        assert_eq!(told(&backlog.next(9)), [(3, 3), (4, 4)]);
+        // Three events, and the word that a snapshot is needed.
+        assert_eq!((backlog.take_dropped(), backlog.len()), (1, 4));
+        assert_eq!(told(&backlog.next(9)), [(3, 3), (4, 4), (5, 0)]);
         assert_eq!(backlog.acknowledge(3), 2);
-        assert_eq!(backlog.len(), 1);
+        assert_eq!(backlog.len(), 2);
+    }
+
+    #[test]
+    fn whoever_missed_events_is_told_once_and_until_it_has_heard() {
+        let mut backlog = backlog(9, 3 * (EVENT_BYTES + 2));
+        let kinds = |events: &[ConnectionEvent]| -> Vec<EventKind> {
+            events.iter().map(ConnectionEvent::kind).collect()
+        };
+        let resyncs = |events: &[ConnectionEvent]| {
+            kinds(events)
+                .iter()
+                .filter(|kind| **kind == EventKind::ResyncNeeded)
+                .count()
+        };
+        let first = backlog.next(9);
+        assert_eq!(resyncs(&first), 1);
+        backlog.restart();
+        assert_eq!(resyncs(&backlog.next(9)), 1, "until it is acknowledged");
+        backlog.acknowledge(u64::MAX);
+        let record = Record::new([0; 16], 4, Identity::new("a", "d"));
+        backlog.add(EventKind::Online, &record, 0, 0);
+        assert_eq!(
+            kinds(&backlog.next(9)),
+            [EventKind::Online],
+            "only when something was dropped"
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub enum FromFollower {
     /// It has said hello.
     New(u32, Mailbox<FromSidecar>),
     /// It has said something.
-    Batch(u32, FromRouting),
+    Batch(u32, Box<FromRouting>),
     /// Its stream ended.
     Gone(u32),
 }
@@ -74,7 +74,11 @@ impl RouteFeed for Feed {
             }
             // Waits while the hub is behind, and so does the replica.
             while let Ok(Some(batch)) = batches.message().await {
-                if to_hub.send(FromFollower::Batch(id, batch)).await.is_err() {
+                if to_hub
+                    .send(FromFollower::Batch(id, Box::new(batch)))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use imaccess_proto::v1::{FromSidecar, GroupPresence, Outcome, Receipts, SidecarHello};
+use imaccess_proto::v1::{FromSidecar, GroupPresence, InstanceAnswer, Outcome, Receipts, SidecarHello};
 
 use super::machine::RouteChunk;
 use super::mailbox::Mailbox;
@@ -25,6 +25,7 @@ pub struct Follower {
     weight: usize,
     receipts: Vec<u64>,
     outcomes: Vec<u8>,
+    answers: VecDeque<InstanceAnswer>,
     /// Number of the last announcement or retraction.
     sequence: u64,
     acknowledged: u64,
@@ -60,6 +61,7 @@ impl Follower {
             weight: 0,
             receipts: Vec::new(),
             outcomes: Vec::new(),
+            answers: VecDeque::new(),
             sequence: 0,
             acknowledged: 0,
             marks: VecDeque::new(),
@@ -178,9 +180,15 @@ impl Follower {
             announcements: delta.announcements.clone(),
             retractions: delta.retractions.clone(),
             groups: delta.groups.clone(),
+            moved_groups: delta.moved_groups.clone(),
             ..FromSidecar::default()
         });
         self.mark(worker, delta.upto);
+    }
+
+    /// What became of one of its commands for a group, or of a broadcast.
+    pub fn answer(&mut self, answer: InstanceAnswer) {
+        self.answers.push_back(answer);
     }
 
     /// What became of one of its pushes.
@@ -216,13 +224,16 @@ impl Follower {
     /// Whether too much waits for it.
     #[must_use]
     pub fn is_too_far_behind(&self) -> bool {
-        self.weight + self.receipts.len() > MAX_WAITING
+        let named: usize = self.answers.iter().map(|answer| 1 + answer.members.len()).sum();
+        self.weight + self.receipts.len() + named > MAX_WAITING
     }
 
     /// Sends what waits, if it took what was sent before.
     pub fn flush(&mut self) {
         // Asked again after each: only who found no room is told when there is some.
-        while (!self.waiting.is_empty() || !self.receipts.is_empty()) && self.outgoing.has_room() {
+        while (!self.waiting.is_empty() || !self.receipts.is_empty() || !self.answers.is_empty())
+            && self.outgoing.has_room()
+        {
             self.send();
         }
     }
@@ -241,6 +252,7 @@ impl Follower {
                 message.announcements.extend(next.announcements);
                 message.retractions.extend(next.retractions);
                 message.groups.extend(next.groups);
+                message.moved_groups.extend(next.moved_groups);
                 message.snapshot_done = next.snapshot_done;
                 message.leaving |= next.leaving;
                 message.sequence = next.sequence;
@@ -256,6 +268,16 @@ impl Follower {
                 id,
                 outcome: outcome.into(),
             });
+        }
+        if message.hello.is_none() {
+            let mut named = 0;
+            while let Some(answer) = self
+                .answers
+                .pop_front_if(|answer| named == 0 || named + answer.members.len() <= PER_MESSAGE)
+            {
+                named += 1 + answer.members.len();
+                message.answers.push(answer);
+            }
         }
         self.outgoing.put(message);
     }
@@ -290,5 +312,6 @@ impl Follower {
 }
 
 fn weight(message: &FromSidecar) -> usize {
-    message.announcements.len() + message.retractions.len() + message.groups.len()
+    let routes = message.announcements.len() + message.retractions.len() + message.groups.len();
+    routes + message.moved_groups.len()
 }

@@ -12,6 +12,8 @@
 //! The hub may wait for a worker, which never waits for the hub. It never waits for a follower: one that is too far
 //! behind is dropped, dials again and gets a snapshot.
 
+mod asked;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -31,6 +33,8 @@ use super::metrics::Metrics;
 use super::out::{PushReceipt, RouteOut};
 use super::table::worker_of;
 use super::worker::{FromWorker, ToWorker};
+
+use self::asked::Gathering;
 
 /// Starts the worker of one more shard; the hub's way to grow.
 pub type StartWorker = Box<dyn FnMut(u8) -> mpsc::Sender<ToWorker> + Send>;
@@ -59,6 +63,8 @@ pub struct Hub {
     leaving: bool,
     /// Groups by (business, name), with how many workers have members.
     groups: HashMap<(u32, Bytes), u32>,
+    /// What was asked of all workers, by follower and its name for it.
+    gathered: HashMap<(u32, u64), Gathering>,
 }
 
 impl Hub {
@@ -82,6 +88,7 @@ impl Hub {
             followers: HashMap::new(),
             leaving: false,
             groups: HashMap::new(),
+            gathered: HashMap::new(),
         };
         hub.grow(1);
         hub
@@ -138,7 +145,7 @@ impl Hub {
                 self.metrics.followers.set(self.followers.len() as i64);
                 self.begin_snapshots();
             }
-            FromFollower::Batch(id, batch) => self.heard(id, batch).await,
+            FromFollower::Batch(id, batch) => self.heard(id, *batch).await,
             FromFollower::Gone(id) => self.drop_follower(id, "gone").await,
         }
         self.flush().await;
@@ -299,6 +306,9 @@ impl Hub {
     async fn delta(&mut self, worker: u8, mut delta: RouteOut) {
         let receipts = std::mem::take(&mut delta.receipts);
         self.receipts(receipts);
+        for answer in std::mem::take(&mut delta.answers) {
+            self.gather(answer);
+        }
         delta.groups.retain(|change| self.count_group(change));
         for follower in self.followers.values_mut() {
             follower.delta(worker, &delta);
@@ -352,6 +362,13 @@ impl Hub {
         for (worker, pushes) in pushes {
             self.push(id, worker, pushes);
         }
+        let received = &self.metrics.fanout_received;
+        received
+            .with_label_values(&["group"])
+            .inc_by(batch.groups.len() as u64);
+        received
+            .with_label_values(&["broadcast"])
+            .inc_by(batch.broadcasts.len() as u64);
         if !batch.groups.is_empty() {
             let groups = Arc::new(batch.groups);
             for worker in &self.workers {
@@ -367,6 +384,19 @@ impl Hub {
                         .inc_by(groups.len() as u64);
                 }
             }
+        }
+        let commands = by_worker(batch.commands, self.workers.len(), |command| command.locator);
+        for (worker, commands) in commands {
+            self.command(id, worker, commands);
+        }
+        if !batch.group_commands.is_empty() {
+            self.command_groups(id, batch.group_commands);
+        }
+        if !batch.broadcasts.is_empty() {
+            self.broadcast(id, batch.broadcasts);
+        }
+        if !batch.lost.is_empty() {
+            self.tell_lost(id, batch.lost).await;
         }
         // After its last pushes were handed on.
         if batch.last
@@ -423,6 +453,7 @@ impl Hub {
 
     async fn drop_follower(&mut self, id: u32, reason: &str) {
         if self.followers.remove(&id).is_some() {
+            self.gathered.retain(|(follower, _), _| *follower != id);
             self.metrics.followers.set(self.followers.len() as i64);
             self.metrics.followers_dropped.with_label_values(&[reason]).inc();
             // The slowest may have been the one that was waited for.

@@ -6,14 +6,18 @@
 //! time that never goes backwards, then take the outputs; no order between outputs matters, but one: routes are
 //! taken and handed on before the link, so that another worker hears of a login before its client can act on it.
 
+mod broadcast;
 mod business;
 mod circuit;
+mod command;
 mod ended;
 mod ending;
 mod held;
 mod life;
 mod link;
 mod login;
+mod lost;
+mod membership;
 mod push;
 mod quiesce;
 mod rate;
@@ -46,10 +50,13 @@ use super::replies::Replies;
 use super::table::{Key, Table};
 
 use self::business::Business;
+use self::command::Destroying;
 use self::ended::Settlements;
 pub use self::ending::Owed;
 use self::held::Held;
 pub use self::link::Gone;
+use self::lost::Told;
+use self::push::Waiting;
 pub use self::route::RouteChunk;
 pub use self::streams::{count_streams, first_for_requests};
 use self::takeover::Syncing;
@@ -159,6 +166,10 @@ pub struct Machine {
     settlements: Settlements,
     /// Group pushes that wait for the link.
     held: Held,
+    /// Groups that are being destroyed.
+    destroying: VecDeque<Destroying>,
+    /// Sessions of lost instances that businesses were told of.
+    told: Told,
     /// Bytes held when the metric was set last.
     held_was: i64,
     /// The gateway has no shard of this number any more: the worker that has its sessions.
@@ -179,6 +190,8 @@ pub struct Machine {
     leaving: VecDeque<(u64, Key)>,
     /// Answers given while there was no link: session, message, code. Said again when there is one.
     undelivered: Vec<(Key, u64, u16)>,
+    /// Pushes that wait for the link.
+    waiting: Waiting,
     pushes: Vec<PendingPush>,
     free_pushes: Vec<u32>,
     rng: fastrand::Rng,
@@ -219,6 +232,8 @@ impl Machine {
             imported: Vec::new(),
             settlements: Settlements::default(),
             held: Held::default(),
+            destroying: VecDeque::new(),
+            told: Told::default(),
             held_was: 0,
             retired_to: None,
             restored: false,
@@ -229,6 +244,7 @@ impl Machine {
             restored_suspended: BinaryHeap::new(),
             leaving: VecDeque::new(),
             undelivered: Vec::new(),
+            waiting: Waiting::default(),
             pushes: Vec::new(),
             free_pushes: Vec::new(),
             rng: fastrand::Rng::with_seed(u64::from(settings.worker)),

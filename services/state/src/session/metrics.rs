@@ -53,6 +53,12 @@ pub struct Metrics {
     pub pushes: IntCounterVec,
     /// Group pushes handed to the gateway.
     pub group_pushes: IntCounter,
+    /// Group pushes and broadcasts that came from routing, by kind.
+    pub fanout_received: IntCounterVec,
+    /// Broadcasts handed to the gateway.
+    pub broadcasts: IntCounter,
+    /// Kicks, joins and leaves that businesses asked for, and whether they were done.
+    pub commands: IntCounterVec,
     /// Group pushes waiting for a link, in bytes, by worker.
     pub held_bytes: IntGaugeVec,
     /// Links up.
@@ -191,6 +197,23 @@ impl Metrics {
                 "imaccess_state_pushes_total",
                 "Pushes to single devices.",
                 &["outcome"],
+            ),
+            fanout_received: counter_vec(
+                r,
+                "imaccess_state_fanout_received_total",
+                "Group pushes and broadcasts that came from routing.",
+                &["kind"],
+            ),
+            broadcasts: counter(
+                r,
+                "imaccess_state_broadcasts_total",
+                "Broadcasts handed to the gateway, per worker.",
+            ),
+            commands: counter_vec(
+                r,
+                "imaccess_state_commands_total",
+                "What businesses asked to be done with sessions.",
+                &["action", "result"],
             ),
             group_pushes: counter(
                 r,

@@ -5,8 +5,9 @@
 
 use bytes::Bytes;
 use imaccess_proto::v1::{
-    CloseConnection, EndedConnection, GroupFrame, GroupPresence, LinkPolicy, LoginResult, Membership,
-    Outcome, Quiesce, RouteAnnouncement, RouteRetraction, SessionRow, StateBatch, Unicast,
+    CloseConnection, EndedConnection, GroupFrame, GroupPresence, LinkPolicy, LoginResult, Member, Membership,
+    MovedGroups, Multicast, Outcome, Quiesce, RouteAnnouncement, RouteRetraction, SessionRow, StateBatch,
+    Unicast,
 };
 use imaccess_wire::Code;
 use imaccess_wire::frame::{Accepted, Close, Reply};
@@ -193,13 +194,13 @@ impl LinkOut {
 
     /// The answer to a login.
     pub fn login(&mut self, result: LoginResult) {
-        self.other_bytes += 64 + result.frame.len() + result.ticket.len();
+        self.other_bytes += 64 + result.frame.len() + result.ticket.len() + result.attributes.len();
         self.batch.logins.push(result);
     }
 
     /// What a connection's session is, for a gateway that has taken the connection over without its ticket.
     pub fn session_row(&mut self, row: SessionRow) {
-        self.other_bytes += 32 + row.ticket.len();
+        self.other_bytes += 32 + row.ticket.len() + row.attributes.len();
         self.batch.sessions.push(row);
     }
 
@@ -233,10 +234,25 @@ impl LinkOut {
         self.batch.groups.push(frame);
     }
 
+    /// One frame for many connections.
+    pub fn multicast(&mut self, multicast: Multicast) {
+        self.other_bytes += 64 + multicast.frame.len() + 8 * multicast.handle.len();
+        self.batch.multicasts.push(multicast);
+    }
+
     /// Closes a connection, saying why.
     pub fn close(&mut self, handle: u64, code: Code) {
-        let mut frame = Vec::with_capacity(16);
-        Close::with_code(code).encode(&mut frame);
+        self.close_saying(handle, code, "");
+    }
+
+    /// The same, with words for people.
+    pub fn close_saying(&mut self, handle: u64, code: Code, reason: &str) {
+        let mut frame = Vec::with_capacity(16 + reason.len());
+        let close = Close {
+            reason,
+            ..Close::with_code(code)
+        };
+        close.encode(&mut frame);
         self.other_bytes += 32 + frame.len();
         self.batch.closes.push(CloseConnection {
             handle,
@@ -257,6 +273,38 @@ pub struct PushReceipt {
     pub outcome: Outcome,
 }
 
+/// One worker's part of the answer to a group command or a broadcast.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerAnswer {
+    /// Which follower asked.
+    pub follower: u32,
+    /// Its name for what it asked.
+    pub id: u64,
+    /// Members, memberships ended, or devices that a broadcast was handed on for.
+    pub count: u64,
+    /// Members by name.
+    pub members: Vec<Member>,
+    /// Devices of which isn't known what a filter asks for.
+    pub unknown: u64,
+    /// It couldn't be carried out, or not on all.
+    pub partial: bool,
+}
+
+impl WorkerAnswer {
+    /// Nothing found, nothing done.
+    #[must_use]
+    pub fn new(follower: u32, id: u64) -> Self {
+        Self {
+            follower,
+            id,
+            count: 0,
+            members: Vec::new(),
+            unknown: 0,
+            partial: false,
+        }
+    }
+}
+
 /// The next delta to the hub.
 #[derive(Debug, Default)]
 pub struct RouteOut {
@@ -268,6 +316,10 @@ pub struct RouteOut {
     pub groups: Vec<GroupPresence>,
     /// What became of pushes.
     pub receipts: Vec<PushReceipt>,
+    /// Groups that follow sessions which go on elsewhere.
+    pub moved_groups: Vec<MovedGroups>,
+    /// Answers to commands and broadcasts.
+    pub answers: Vec<WorkerAnswer>,
     /// Number of the last announcement or retraction in here or before.
     pub upto: u64,
 }
@@ -282,7 +334,8 @@ impl RouteOut {
     /// How many things there are to say.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.announcements.len() + self.retractions.len() + self.groups.len() + self.receipts.len()
+        let routes = self.announcements.len() + self.retractions.len() + self.groups.len();
+        routes + self.receipts.len() + self.moved_groups.len() + self.answers.len()
     }
 
     /// The delta so far; the next begins empty.

@@ -92,16 +92,20 @@ impl Record {
     }
 }
 
-/// App and device in one allocation: a length byte, the app, the device.
+/// App and device in one allocation: the app's length, the number of its attributes (two bytes), the app, the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity(Box<[u8]>);
+
+/// Bytes before the app.
+const BEFORE: usize = 3;
 
 impl Identity {
     /// Packs an app (at most 255 bytes, and the protocol allows 12) and a device.
     #[must_use]
     pub fn new(app: &str, device: &str) -> Self {
-        let mut packed = Vec::with_capacity(1 + app.len() + device.len());
+        let mut packed = Vec::with_capacity(BEFORE + app.len() + device.len());
         packed.push(u8::try_from(app.len()).expect("the protocol's app ids are at most 12 bytes"));
+        packed.extend_from_slice(&[0, 0]);
         packed.extend_from_slice(app.as_bytes());
         packed.extend_from_slice(device.as_bytes());
         Self(packed.into_boxed_slice())
@@ -117,14 +121,30 @@ impl Identity {
     #[must_use]
     pub fn app(&self) -> &str {
         let len = self.0.first().map_or(0, |len| usize::from(*len));
-        str::from_utf8(self.0.get(1..=len).unwrap_or_default()).unwrap_or_default()
+        str::from_utf8(self.0.get(BEFORE..BEFORE + len).unwrap_or_default()).unwrap_or_default()
     }
 
     /// The device.
     #[must_use]
     pub fn device(&self) -> &str {
         let len = self.0.first().map_or(0, |len| usize::from(*len));
-        str::from_utf8(self.0.get(1 + len..).unwrap_or_default()).unwrap_or_default()
+        str::from_utf8(self.0.get(BEFORE + len..).unwrap_or_default()).unwrap_or_default()
+    }
+
+    /// The number of what is known of the device (see [`Attributes`](super::attributes::Attributes)); 0: nothing.
+    #[must_use]
+    pub fn attributes(&self) -> u16 {
+        match *self.0 {
+            [_, low, high, ..] => u16::from_le_bytes([low, high]),
+            _ => 0,
+        }
+    }
+
+    /// Notes that number.
+    pub fn set_attributes(&mut self, number: u16) {
+        if let Some(place) = self.0.get_mut(1..BEFORE) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
     }
 
     /// Whether it is this app's device.
@@ -134,56 +154,100 @@ impl Identity {
     }
 }
 
-/// The groups of one session, as interned numbers. Most sessions are in none or one.
+/// One membership: the group's interned number, and whether a business gave it. Such a one stays with the session when the connection
+/// is lost and comes back; one that the client asked for it asks for again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member(u32);
+
+/// Set for a membership that a business gave.
+const GIVEN: u32 = 1 << 31;
+
+impl Member {
+    /// A membership. Group numbers are below 2^31, as there are fewer sessions.
+    #[must_use]
+    pub fn new(group: u32, given: bool) -> Self {
+        Self(if given { group | GIVEN } else { group })
+    }
+
+    /// The group.
+    #[must_use]
+    pub fn group(self) -> u32 {
+        self.0 & !GIVEN
+    }
+
+    /// Whether a business gave it.
+    #[must_use]
+    pub fn is_given(self) -> bool {
+        self.0 & GIVEN != 0
+    }
+}
+
+/// The memberships of one session. Most sessions are in no group or one.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub enum GroupSet {
     /// In none.
     #[default]
     None,
     /// In one.
-    One(u32),
+    One(Member),
     /// In several; rewritten on every change, which is rare and short (at most 256).
-    Many(Box<[u32]>),
+    Many(Box<[Member]>),
 }
 
 impl GroupSet {
-    /// The groups.
+    /// The memberships.
     #[must_use]
-    pub fn as_slice(&self) -> &[u32] {
+    pub fn as_slice(&self) -> &[Member] {
         match self {
             Self::None => &[],
-            Self::One(group) => std::slice::from_ref(group),
-            Self::Many(groups) => groups,
+            Self::One(member) => std::slice::from_ref(member),
+            Self::Many(members) => members,
         }
     }
 
-    /// Adds a group; whether it wasn't in there.
-    pub fn insert(&mut self, group: u32) -> bool {
-        let groups = self.as_slice();
-        if groups.contains(&group) {
+    /// Whether it is in a group.
+    #[must_use]
+    pub fn contains(&self, group: u32) -> bool {
+        self.as_slice().iter().any(|member| member.group() == group)
+    }
+
+    /// Adds a membership; whether it wasn't in that group. One that is given as well counts as given from then on.
+    pub fn insert(&mut self, member: Member) -> bool {
+        let members = self.as_slice();
+        let known = members.iter().position(|other| other.group() == member.group());
+        if known.is_some_and(|place| members[place].is_given() || !member.is_given()) {
             return false;
         }
-        *self = if groups.is_empty() {
-            Self::One(group)
-        } else {
-            Self::Many(groups.iter().copied().chain([group]).collect())
-        };
+        let others = members
+            .iter()
+            .copied()
+            .filter(|other| other.group() != member.group());
+        *self = Self::of(others.chain([member]).collect());
+        known.is_none()
+    }
+
+    /// Takes it out of a group; whether it was in there.
+    pub fn remove(&mut self, group: u32) -> bool {
+        if !self.contains(group) {
+            return false;
+        }
+        let rest = self.as_slice().iter().copied();
+        *self = Self::of(rest.filter(|other| other.group() != group).collect());
         true
     }
 
-    /// Takes a group out; whether it was in there.
-    pub fn remove(&mut self, group: u32) -> bool {
-        let groups = self.as_slice();
-        if !groups.contains(&group) {
-            return false;
-        }
-        let rest: Vec<u32> = groups.iter().copied().filter(|other| *other != group).collect();
-        *self = match rest[..] {
+    fn of(members: Vec<Member>) -> Self {
+        match members[..] {
             [] => Self::None,
             [one] => Self::One(one),
-            _ => Self::Many(rest.into_boxed_slice()),
-        };
-        true
+            _ => Self::Many(members.into_boxed_slice()),
+        }
+    }
+}
+
+impl FromIterator<Member> for GroupSet {
+    fn from_iter<T: IntoIterator<Item = Member>>(members: T) -> Self {
+        Self::of(members.into_iter().collect())
     }
 }
 
@@ -211,17 +275,31 @@ mod tests {
         let who = Identity::new("app", "device-7");
         assert_eq!((who.app(), who.device()), ("app", "device-7"));
         assert!(who.is("app", "device-7") && !who.is("ap", "pdevice-7"));
+        let mut with = who.clone();
+        with.set_attributes(4_095);
+        assert_eq!(
+            (who.attributes(), with.attributes(), with.app(), with.device()),
+            (0, 4_095, "app", "device-7")
+        );
         assert_eq!((Identity::vacant().app(), Identity::vacant().device()), ("", ""));
     }
 
     #[test]
     fn groups_grow_and_shrink() {
+        let asked = |group| Member::new(group, false);
+        let given = |group| Member::new(group, true);
         let mut groups = GroupSet::None;
-        assert!(groups.insert(7) && !groups.insert(7) && groups.insert(9) && groups.insert(11));
-        assert_eq!(groups.as_slice(), [7, 9, 11]);
+        assert!(groups.insert(asked(7)) && !groups.insert(asked(7)));
+        assert!(groups.insert(given(9)) && groups.insert(asked(11)));
+        assert_eq!(groups.as_slice(), [asked(7), given(9), asked(11)]);
+        assert!(!groups.insert(asked(9)), "given, it stays so");
+        assert!(!groups.insert(given(7)));
+        assert_eq!(groups.as_slice(), [given(9), asked(11), given(7)]);
+        assert!(groups.contains(11) && !groups.contains(8));
         assert!(groups.remove(9) && !groups.remove(9) && groups.remove(7));
-        assert_eq!(groups, GroupSet::One(11));
+        assert_eq!(groups, GroupSet::One(asked(11)));
         assert!(groups.remove(11));
         assert_eq!(groups, GroupSet::None);
+        assert_eq!(size_of::<GroupSet>(), 24);
     }
 }

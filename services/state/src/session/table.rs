@@ -7,6 +7,7 @@ use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
 
+use super::attributes::Attributes;
 use super::record::{Identity, Record};
 
 /// Records per chunk: 512 × 136 B = 68 KiB, the most that growing can waste.
@@ -62,6 +63,8 @@ pub struct Table {
     by_slot: Vec<u32>,
     by_session: HashTable<u32>,
     by_device: HashTable<u32>,
+    /// What is known of the sessions' devices.
+    attributes: Attributes,
     hasher: foldhash::fast::RandomState,
 }
 
@@ -205,6 +208,7 @@ impl Table {
         self.free.push(key.index);
         self.live -= 1;
         let removed = std::mem::replace(place, vacant);
+        self.attributes.leave(removed.who.attributes());
         Some(Record { handle, ..removed })
     }
 
@@ -225,6 +229,43 @@ impl Table {
             }
             self.by_slot[slot] = key.index + 1;
         }
+    }
+
+    /// What is known of the sessions' devices, by the numbers in their identities.
+    #[must_use]
+    pub fn attributes(&self) -> &Attributes {
+        &self.attributes
+    }
+
+    /// What is known of a session's device, in one text; empty: nothing.
+    #[must_use]
+    pub fn attributes_of(&self, key: Key) -> &str {
+        self.get(key)
+            .map_or("", |record| self.attributes.text(record.who.attributes()))
+    }
+
+    /// Notes the platform and version of a session's device.
+    pub fn describe(&mut self, key: Key, platform: &str, version: &str) {
+        let number = self.attributes.enter(platform, version);
+        self.number(key, number);
+    }
+
+    /// The same, as [`attributes_of`](Table::attributes_of) gave it.
+    pub fn describe_as(&mut self, key: Key, text: &str) {
+        let number = self.attributes.enter_text(text);
+        self.number(key, number);
+    }
+
+    fn number(&mut self, key: Key, number: u16) {
+        let before = match self.get_mut(key) {
+            Some(record) => {
+                let before = record.who.attributes();
+                record.who.set_attributes(number);
+                before
+            }
+            None => number,
+        };
+        self.attributes.leave(before);
     }
 
     /// Forgets all addresses: they were given by another gateway incarnation.

@@ -3,7 +3,7 @@
 //!
 //! A turn takes what is ready (bounded), lets the machine decide, and hands on what it produced. The rules:
 //! - The worker waits in one place only, the `select!` of [`Worker::run`]; it never waits for the hub or a mailbox.
-//! - Bytes for the gateway above [`LINK_SOFT`]: businesses are not read, and pushes answer retry. Above [`LINK_HARD`]:
+//! - Bytes for the gateway above [`LINK_SOFT`]: businesses are not read, and pushes wait, within a bound. Above [`LINK_HARD`]:
 //!   the gateway isn't read either. (The gateway always reads, so this ends.)
 //! - Deltas for the hub above [`ROUTES_HARD`]: logins wait in their bounded queue.
 //! - Dropping the worker closes its mailboxes and channels, which ends its tasks.
@@ -23,8 +23,8 @@ use imaccess_common::drain::Drain;
 use imaccess_common::ticket::TicketKeys;
 use imaccess_common::token::TokenVerifier;
 use imaccess_proto::v1::{
-    FromAccess, GatewayBatch, GatewayHello, GroupPush, Outranked, Quiesce, RouteAnnouncement, StateBatch,
-    UnicastPush,
+    BroadcastPush, FromAccess, GatewayBatch, GatewayHello, GroupCommand, GroupPush, LostSessions, Outranked,
+    Quiesce, RouteAnnouncement, SessionCommand, StateBatch, UnicastPush,
 };
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -103,6 +103,14 @@ pub enum ToWorker {
     Pushes(u32, Vec<UnicastPush>),
     /// Pushes for groups.
     Groups(Arc<Vec<GroupPush>>),
+    /// Commands for sessions of this worker.
+    Commands(u32, Vec<SessionCommand>),
+    /// Commands for groups.
+    GroupCommands(u32, Arc<Vec<GroupCommand>>),
+    /// Sessions of a lost instance, whose businesses are to be told.
+    Lost(u32, Vec<LostSessions>),
+    /// Pushes for all whom a filter lets through.
+    Broadcasts(u32, Arc<Vec<BroadcastPush>>),
     /// Sessions whose device has a higher epoch elsewhere.
     Outranked(Vec<Outranked>),
     /// Connections ended while no gateway was there to say so.
@@ -133,6 +141,10 @@ impl std::fmt::Debug for ToWorker {
             Self::Chunk { .. } => "Chunk",
             Self::Pushes(..) => "Pushes",
             Self::Groups(_) => "Groups",
+            Self::Commands(..) => "Commands",
+            Self::GroupCommands(..) => "GroupCommands",
+            Self::Broadcasts(..) => "Broadcasts",
+            Self::Lost(..) => "Lost",
             Self::Outranked(_) => "Outranked",
             Self::ConnectionsGone(_) => "ConnectionsGone",
             Self::Export { .. } => "Export",
@@ -269,7 +281,7 @@ impl Worker {
         let mut from_hub = config.from_hub;
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let mut more_logins = false;
+        let mut more = false;
         let mut stop = pin!(config.stop.cancelled());
         let mut begun = pin!(config.drain.begun());
         let mut deadline = pin!(config.drain.deadline());
@@ -287,8 +299,8 @@ impl Worker {
                 Some((id, event)) = stream_rx.recv(), if waiting < LINK_SOFT => worker.stream(id, event),
                 () = room.notified() => {}
                 _ = ticks.tick() => {}
-                // Logins that wait for another turn's budget, after I/O had its turn.
-                () = tokio::task::yield_now(), if more_logins => {}
+                // Logins, and groups under destruction, that wait for another turn's budget, after I/O had its turn.
+                () = tokio::task::yield_now(), if more => {}
             }
             for _ in 1..BATCHES_PER_TURN {
                 if worker.machine.link.bytes() >= LINK_SOFT {
@@ -303,7 +315,10 @@ impl Worker {
             }
             worker.tick(&config.shared.metrics);
             let may_log_in = worker.machine.routes_waiting() < ROUTES_HARD;
-            more_logins = may_log_in && worker.machine.run_logins(worker.now());
+            more = may_log_in && worker.machine.run_logins(worker.now());
+            more |= worker
+                .machine
+                .run_destroying(worker.machine.link.bytes() < LINK_SOFT);
             worker.flush();
             if worker.leave() {
                 break;
@@ -453,15 +468,35 @@ impl Worker {
             ToWorker::Confirm(upto) => self.machine.confirm(upto, now),
             ToWorker::Chunk { follower, from } => self.asked.push((follower, from)),
             ToWorker::Pushes(follower, pushes) => {
-                for push in &pushes {
-                    let room = self.machine.link.bytes() < LINK_SOFT;
-                    self.machine.push(follower, push, room);
+                for push in pushes {
+                    self.machine.push(follower, push, LINK_SOFT, now);
                 }
             }
             ToWorker::Groups(pushes) => {
                 for push in pushes.iter() {
                     let room = self.machine.link.bytes() < LINK_SOFT;
                     self.machine.group_push(push, room, now);
+                }
+            }
+            ToWorker::Commands(follower, commands) => {
+                for command in &commands {
+                    self.machine.command(follower, command);
+                }
+            }
+            ToWorker::GroupCommands(follower, commands) => {
+                for command in commands.iter() {
+                    self.machine.group_command(follower, command);
+                }
+            }
+            ToWorker::Broadcasts(follower, pushes) => {
+                for push in pushes.iter() {
+                    let room = self.machine.link.bytes() < LINK_SOFT;
+                    self.machine.broadcast(follower, push, room, now);
+                }
+            }
+            ToWorker::Lost(follower, lost) => {
+                for lost in &lost {
+                    self.machine.lost_elsewhere(follower, lost, now);
                 }
             }
             ToWorker::Outranked(outranked) => {

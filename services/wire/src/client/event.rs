@@ -60,8 +60,6 @@ pub enum Continuity {
     NewEpoch,
     /// Not above the last one: seen before, or overtaken. To be dropped.
     Repeated,
-    /// This client didn't join the group (a business put it there), or has left it: no position is kept.
-    Untracked,
 }
 
 /// Why a session gave a connection up by itself.

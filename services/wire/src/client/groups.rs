@@ -1,4 +1,5 @@
-//! The groups that a client joined, and the last push seen in each.
+//! The groups that a client joined, and the last push seen in each; also in those that a business put it into, of which it
+//! hears only by their pushes.
 
 use super::event::Continuity;
 use crate::frame::{GroupPosition, GroupPush};
@@ -9,6 +10,20 @@ use crate::limits::MAX_LOGIN_GROUPS;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Groups {
     entries: Vec<Entry>,
+    /// Groups that it didn't join: to see gaps, not to be named at a login. Most clients are in none.
+    given: Option<Box<AllGiven>>,
+}
+
+/// Latest heard last; the others are forgotten first.
+#[derive(Clone, Debug, Default)]
+struct AllGiven(Vec<Given>);
+
+#[derive(Clone, Debug)]
+struct Given {
+    business: u32,
+    group: Box<[u8]>,
+    epoch: u64,
+    sequence: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -112,22 +127,30 @@ impl Groups {
     /// Notes a push's position and says how it follows the last one.
     pub(super) fn seen(&mut self, push: &GroupPush<'_>) -> Continuity {
         let Some(entry) = self.find(push.business, push.group) else {
-            return Continuity::Untracked;
+            return self.seen_in_given(push);
         };
-        let continuity = if entry.epoch == 0 {
-            Continuity::First
-        } else if entry.epoch != push.group_epoch {
-            Continuity::NewEpoch
-        } else if push.sequence <= entry.sequence {
-            return Continuity::Repeated;
-        } else {
-            match push.sequence - entry.sequence - 1 {
-                0 => Continuity::Next,
-                missing => Continuity::Gap { missing },
-            }
+        follow(&mut entry.epoch, &mut entry.sequence, push)
+    }
+
+    fn seen_in_given(&mut self, push: &GroupPush<'_>) -> Continuity {
+        let AllGiven(all) = &mut **self.given.get_or_insert_default();
+        let known = all
+            .iter()
+            .position(|given| given.business == push.business && *given.group == *push.group);
+        let mut given = match known {
+            Some(place) => all.remove(place),
+            None => Given {
+                business: push.business,
+                group: push.group.into(),
+                epoch: 0,
+                sequence: 0,
+            },
         };
-        entry.epoch = push.group_epoch;
-        entry.sequence = push.sequence;
+        let continuity = follow(&mut given.epoch, &mut given.sequence, push);
+        if all.len() >= MAX_LOGIN_GROUPS {
+            all.remove(0);
+        }
+        all.push(given);
         continuity
     }
 
@@ -155,4 +178,23 @@ impl Groups {
             .iter_mut()
             .find(|entry| entry.business == business && *entry.group == *group)
     }
+}
+
+/// How a push follows the last one seen, which it is from now on, unless that was later.
+fn follow(epoch: &mut u64, sequence: &mut u64, push: &GroupPush<'_>) -> Continuity {
+    let continuity = if *epoch == 0 {
+        Continuity::First
+    } else if *epoch != push.group_epoch {
+        Continuity::NewEpoch
+    } else if push.sequence <= *sequence {
+        return Continuity::Repeated;
+    } else {
+        match push.sequence - *sequence - 1 {
+            0 => Continuity::Next,
+            missing => Continuity::Gap { missing },
+        }
+    };
+    *epoch = push.group_epoch;
+    *sequence = push.sequence;
+    continuity
 }

@@ -49,6 +49,13 @@ impl GateMetrics {
     }
 }
 
+/// Marks a call that was let through for a business: whoever asks again further in asks no one. It is put into a call's extensions
+/// here and nowhere else; nothing that comes over the wire becomes an extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Admitted {
+    business: u32,
+}
+
 /// Lets push calls through, or says why not.
 pub(crate) struct Gate {
     /// `None`: everyone may push.
@@ -107,6 +114,9 @@ impl Gate {
         let Some(table) = &self.table else {
             return Ok(());
         };
+        if extensions.get() == Some(&Admitted { business }) {
+            return Ok(());
+        }
         let names = extensions
             .get::<Peer>()
             .map(|peer| Arc::clone(&peer.names))
@@ -119,6 +129,11 @@ impl Gate {
             }
             status(&refusal)
         })
+    }
+
+    /// Marks a call that was let through for `business`, so that it is judged and counted once, however many ask.
+    pub(crate) fn mark(extensions: &mut Extensions, business: u32) {
+        extensions.insert(Admitted { business });
     }
 
     async fn judge(

@@ -1,10 +1,16 @@
 //! What a push call must look like. Every refusal names the field and the limit.
 
-use imaccess_proto::v1::{DeliveryClass, Priority, PushDevicesRequest, PushGroupRequest};
-use imaccess_wire::limits::{MAX_APP, MAX_BODY, MAX_DEVICE, MAX_GROUP, MAX_PUSH_ID};
+use imaccess_proto::v1::{
+    BroadcastRequest, ChangeMembersRequest, DeliveryClass, DestroyGroupRequest, DeviceFilter, KickRequest,
+    ListMembersRequest, Priority, PushDevicesRequest, PushGroupRequest,
+};
+use imaccess_wire::limits::{
+    MAX_APP, MAX_BODY, MAX_DEVICE, MAX_GROUP, MAX_PLATFORM, MAX_PUSH_ID, MAX_VERSION,
+};
 use tonic::Status;
 
 use crate::routing::calls::DEVICES;
+use crate::session::attributes::Version;
 
 /// Longest payload: what fits one frame beside a push's own fields (group, ids, numbers; below 512 bytes).
 pub(crate) const MAX_PAYLOAD: usize = MAX_BODY - 512;
@@ -12,33 +18,19 @@ pub(crate) const MAX_PAYLOAD: usize = MAX_BODY - 512;
 /// Longest request taken: 10,000 device ids and a payload are 446 KB.
 pub(crate) const MESSAGE_LIMIT: usize = 1 << 20;
 
+/// Longest reason of a kick: for people, and beside it the frame's own fields.
+const MAX_KICK_REASON: usize = 128;
+/// Longest idempotency key.
+const MAX_KEY: usize = 64;
+/// Most platforms that a filter may name.
+const MOST_PLATFORMS: usize = 64;
+
 /// Checks a push to devices.
 pub(super) fn devices(request: &PushDevicesRequest) -> Result<(), Status> {
-    business(request.business)?;
-    if request.app.len() > MAX_APP {
-        return Err(too_long("app", request.app.len(), MAX_APP));
-    }
-    if request.devices.is_empty() {
-        return Err(Status::invalid_argument("devices: must name at least one"));
-    }
-    if request.devices.len() > DEVICES {
-        let count = request.devices.len();
-        return Err(Status::invalid_argument(format!(
-            "devices: {count} are more than the {DEVICES} allowed"
-        )));
-    }
-    for (position, device) in request.devices.iter().enumerate() {
-        if device.is_empty() || device.len() > MAX_DEVICE {
-            let length = device.len();
-            return Err(Status::invalid_argument(format!(
-                "devices[{position}]: has {length} bytes; must have 1 to {MAX_DEVICE}"
-            )));
-        }
-    }
+    named(request.business, &request.app, &request.devices)?;
     payload(&request.payload)?;
-    if request.message_id.len() > MAX_PUSH_ID {
-        return Err(too_long("message_id", request.message_id.len(), MAX_PUSH_ID));
-    }
+    message_id(&request.message_id)?;
+    key(&request.idempotency_key)?;
     priority(request.priority)?;
     match DeliveryClass::try_from(request.class) {
         Ok(DeliveryClass::AtMostOnce) => Ok(()),
@@ -55,14 +47,140 @@ pub(super) fn devices(request: &PushDevicesRequest) -> Result<(), Status> {
 /// Checks a push to a group.
 pub(super) fn group(request: &PushGroupRequest) -> Result<(), Status> {
     business(request.business)?;
-    if request.group.is_empty() {
-        return Err(Status::invalid_argument("group: must not be empty"));
-    }
-    if request.group.len() > MAX_GROUP {
-        return Err(too_long("group", request.group.len(), MAX_GROUP));
+    group_name(&request.group)?;
+    payload(&request.payload)?;
+    key(&request.idempotency_key)?;
+    priority(request.priority)
+}
+
+/// Checks a broadcast.
+pub(super) fn broadcast(request: &BroadcastRequest) -> Result<(), Status> {
+    business(request.business)?;
+    if let Some(wanted) = &request.filter {
+        filter(wanted)?;
     }
     payload(&request.payload)?;
+    message_id(&request.message_id)?;
+    key(&request.idempotency_key)?;
     priority(request.priority)
+}
+
+/// Checks a kick.
+pub(super) fn kick(request: &KickRequest) -> Result<(), Status> {
+    named(request.business, &request.app, &request.devices)?;
+    if request.reason.len() > MAX_KICK_REASON {
+        return Err(too_long("reason", request.reason.len(), MAX_KICK_REASON));
+    }
+    Ok(())
+}
+
+/// Checks a change of a group's members.
+pub(super) fn members(request: &ChangeMembersRequest) -> Result<(), Status> {
+    group_name(&request.group)?;
+    named(request.business, &request.app, &request.devices)
+}
+
+/// Checks a question who is in a group.
+pub(super) fn list(request: &ListMembersRequest) -> Result<(), Status> {
+    business(request.business)?;
+    group_name(&request.group)?;
+    if request.limit as usize > DEVICES {
+        return Err(Status::invalid_argument(format!(
+            "limit: {} is more than the {DEVICES} allowed",
+            request.limit
+        )));
+    }
+    Ok(())
+}
+
+/// Checks the end of a group.
+pub(super) fn destroy(request: &DestroyGroupRequest) -> Result<(), Status> {
+    business(request.business)?;
+    group_name(&request.group)
+}
+
+/// Checks whom a call is about.
+pub(super) fn named(id: u32, app: &str, devices: &[String]) -> Result<(), Status> {
+    business(id)?;
+    if app.len() > MAX_APP {
+        return Err(too_long("app", app.len(), MAX_APP));
+    }
+    if devices.is_empty() {
+        return Err(Status::invalid_argument("devices: must name at least one"));
+    }
+    if devices.len() > DEVICES {
+        let count = devices.len();
+        return Err(Status::invalid_argument(format!(
+            "devices: {count} are more than the {DEVICES} allowed"
+        )));
+    }
+    for (position, device) in devices.iter().enumerate() {
+        if device.is_empty() || device.len() > MAX_DEVICE {
+            let length = device.len();
+            return Err(Status::invalid_argument(format!(
+                "devices[{position}]: has {length} bytes; must have 1 to {MAX_DEVICE}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn filter(wanted: &DeviceFilter) -> Result<(), Status> {
+    if wanted.app.len() > MAX_APP {
+        return Err(too_long("filter.app", wanted.app.len(), MAX_APP));
+    }
+    if wanted.platforms.len() > MOST_PLATFORMS {
+        let count = wanted.platforms.len();
+        return Err(Status::invalid_argument(format!(
+            "filter.platforms: {count} are more than the {MOST_PLATFORMS} allowed"
+        )));
+    }
+    for (position, platform) in wanted.platforms.iter().enumerate() {
+        if platform.is_empty() || platform.len() > MAX_PLATFORM {
+            let length = platform.len();
+            return Err(Status::invalid_argument(format!(
+                "filter.platforms[{position}]: has {length} bytes; must have 1 to {MAX_PLATFORM}"
+            )));
+        }
+    }
+    for (field, version) in [
+        ("filter.version_from", &wanted.version_from),
+        ("filter.version_to", &wanted.version_to),
+    ] {
+        if version.len() > MAX_VERSION {
+            return Err(too_long(field, version.len(), MAX_VERSION));
+        }
+        if !version.is_empty() && Version::parse(version).is_none() {
+            return Err(Status::invalid_argument(format!(
+                "{field}: {version:?} isn't numbers between dots, such as 1.20.3"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn group_name(group: &[u8]) -> Result<(), Status> {
+    if group.is_empty() {
+        return Err(Status::invalid_argument("group: must not be empty"));
+    }
+    if group.len() > MAX_GROUP {
+        return Err(too_long("group", group.len(), MAX_GROUP));
+    }
+    Ok(())
+}
+
+fn message_id(id: &[u8]) -> Result<(), Status> {
+    if id.len() > MAX_PUSH_ID {
+        return Err(too_long("message_id", id.len(), MAX_PUSH_ID));
+    }
+    Ok(())
+}
+
+fn key(key: &str) -> Result<(), Status> {
+    if key.len() > MAX_KEY {
+        return Err(too_long("idempotency_key", key.len(), MAX_KEY));
+    }
+    Ok(())
 }
 
 fn business(id: u32) -> Result<(), Status> {

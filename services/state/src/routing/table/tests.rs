@@ -92,7 +92,7 @@ proptest! {
             match step {
                 Step::Announce { device, instance, epoch } => {
                     let new = route(instance, epoch);
-                    prop_assert_eq!(table.apply(key(device), new), Some(model.announce(device, new)));
+                    prop_assert_eq!(table.apply(key(device), ("app", &device.to_string()), new), Some(model.announce(device, new)));
                 }
                 Step::Retract { device, instance, epoch } => {
                     let goes = model.held.get(&device)
@@ -109,14 +109,21 @@ proptest! {
                     let generation = *generation;
                     for (device, epoch) in repeated {
                         let new = route(instance, epoch);
-                        prop_assert_eq!(table.apply(key(device), new), Some(model.announce(device, new)));
+                        prop_assert_eq!(table.apply(key(device), ("app", &device.to_string()), new), Some(model.announce(device, new)));
                     }
-                    while table.drop_stale(InstanceIndex(instance), 2) {}
+                    while table.drop_stale(InstanceIndex(instance), 2, None) {}
                     model.held.retain(|_, (held, said)| held.instance.0 != instance || *said == generation);
                 }
                 Step::Forget { instance } => {
                     table.begin(InstanceIndex(instance), 0);
-                    while table.drop_stale(InstanceIndex(instance), 3) {}
+                    let mut lost = Vec::new();
+                    while table.drop_stale(InstanceIndex(instance), 3, Some(&mut lost)) {}
+                    let mut lost: Vec<_> = lost.into_iter().map(|route| (route.device, route.epoch)).collect();
+                    lost.sort();
+                    let held = model.held.iter().filter(|(_, (held, _))| held.instance.0 == instance);
+                    let mut expected: Vec<_> = held.map(|(device, (held, _))| (device.to_string(), held.epoch)).collect();
+                    expected.sort();
+                    prop_assert_eq!(lost, expected, "what is lost is named");
                     table.release(InstanceIndex(instance));
                     model.held.retain(|_, (held, _)| held.instance.0 != instance);
                     model.generations.remove(&instance);
@@ -135,7 +142,7 @@ proptest! {
 fn an_instance_that_never_began_is_not_heard() {
     let keyer = Keyer::random();
     let mut table = RouteTable::new();
-    assert_eq!(table.apply(keyer.device("a", "d"), route(3, 1)), None);
+    assert_eq!(table.apply(keyer.device("a", "d"), ("a", "d"), route(3, 1)), None);
     assert_eq!(table.len(), 0);
 }
 
@@ -166,7 +173,7 @@ fn a_million_routes_fit_their_budget() {
     per_second("announce", &mut |number| {
         let new = route(u32::try_from(number % 10).unwrap(), 1);
         assert_eq!(
-            table.apply(keyer.device("app", &name(number)), new),
+            table.apply(keyer.device("app", &name(number)), ("app", &name(number)), new),
             Some(Verdict::Applied)
         );
     });
@@ -179,12 +186,12 @@ fn a_million_routes_fit_their_budget() {
     });
     per_second("replace", &mut |number| {
         let new = route(u32::try_from((number + 1) % 10).unwrap(), 2);
-        let verdict = table.apply(keyer.device("app", &name(number)), new);
+        let verdict = table.apply(keyer.device("app", &name(number)), ("app", &name(number)), new);
         assert!(matches!(verdict, Some(Verdict::Replaced { .. })));
     });
     table.begin(InstanceIndex(0), rank(0));
     let start = Instant::now();
-    while table.drop_stale(InstanceIndex(0), 512) {}
+    while table.drop_stale(InstanceIndex(0), 512, None) {}
     println!("dropped 100,000 of an instance in {:?}", start.elapsed());
     assert_eq!(table.len() as u64, ROUTES / 10 * 9);
     assert!(each <= 128.0, "{each} B per route");

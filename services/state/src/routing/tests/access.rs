@@ -14,13 +14,13 @@ use super::*;
 use crate::authority::{Authority, Files};
 use crate::routing::access::testing::{Claims, Signer};
 
-const ROUTING: &str = "routing.demo.default.imaccess.internal";
-const SIDECAR: &str = "sidecar.demo.default.imaccess.internal";
-const PUSH: &str = "push.demo.default.imaccess.internal";
+pub(super) const ROUTING: &str = "routing.demo.default.imaccess.internal";
+pub(super) const SIDECAR: &str = "sidecar.demo.default.imaccess.internal";
+pub(super) const PUSH: &str = "push.demo.default.imaccess.internal";
 
 /// Files of a part, which must outlive it, and what it counts.
-struct Part {
-    files: Files,
+pub(super) struct Part {
+    pub(super) files: Files,
     identity: Arc<Identity>,
     registry: Registry,
 }
@@ -34,7 +34,7 @@ fn tls(files: &Files) -> TlsConfig {
 }
 
 impl Part {
-    fn new(authority: &Authority, name: &str) -> Part {
+    pub(super) fn new(authority: &Authority, name: &str) -> Part {
         let files = Files::new(&authority.issue(&[name]), &[authority]);
         let registry = Registry::new();
         let identity = Identity::load(tls(&files), TlsMetrics::register(&registry)).unwrap();
@@ -49,16 +49,16 @@ impl Part {
         tls(&self.files)
     }
 
-    fn identity(&self) -> Arc<Identity> {
+    pub(super) fn identity(&self) -> Arc<Identity> {
         Arc::clone(&self.identity)
     }
 
     /// As a client of the push API.
-    fn caller(&self) -> ClientTls {
+    pub(super) fn caller(&self) -> ClientTls {
         ClientTls::grpc(self.identity(), ROUTING).unwrap()
     }
 
-    fn nobody(&self) -> ClientTls {
+    pub(super) fn nobody(&self) -> ClientTls {
         ClientTls::grpc_once(&self.files.path("ca.crt"), None, ROUTING).unwrap()
     }
 
@@ -82,7 +82,7 @@ async fn push(client: &PushClient<Channel>, business: u32, token: Option<&str>) 
     client.clone().push_group(request).await.map(drop)
 }
 
-fn secured(part: &Part, config: RoutingConfig) -> RoutingConfig {
+pub(super) fn secured(part: &Part, config: RoutingConfig) -> RoutingConfig {
     RoutingConfig {
         tls: Some(part.config()),
         sidecar_name: Some(SIDECAR.to_owned()),

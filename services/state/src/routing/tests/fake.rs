@@ -10,9 +10,9 @@ use imaccess_common::tls::{ClientTls, Connector, ServerTls};
 use imaccess_proto::v1::push_client::PushClient;
 use imaccess_proto::v1::route_feed_server::{RouteFeed, RouteFeedServer};
 use imaccess_proto::v1::{
-    FromRouting, FromSidecar, GroupPresence, GroupPush, Outcome, Outranked, PushDevicesRequest,
-    PushGroupRequest, PushGroupResponse, Receipts, RouteAnnouncement, RouteRetraction, RoutingHello,
-    SidecarHello, UnicastPush,
+    BroadcastPush, FromRouting, FromSidecar, GroupCommand, GroupPresence, GroupPush, InstanceAnswer,
+    LostSessions, MovedGroups, Outcome, Outranked, PushDevicesRequest, PushGroupRequest, PushGroupResponse,
+    Receipts, RouteAnnouncement, RouteRetraction, RoutingHello, SessionCommand, SidecarHello, UnicastPush,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -286,6 +286,42 @@ impl Sidecar {
         std::mem::take(&mut self.heard.groups)
     }
 
+    pub(super) async fn commands(&mut self, count: usize) -> Vec<SessionCommand> {
+        self.until(|heard| heard.commands.len() >= count).await;
+        std::mem::take(&mut self.heard.commands)
+    }
+
+    pub(super) async fn group_command(&mut self) -> GroupCommand {
+        self.until(|heard| !heard.group_commands.is_empty()).await;
+        self.heard.group_commands.remove(0)
+    }
+
+    pub(super) async fn broadcast(&mut self) -> BroadcastPush {
+        self.until(|heard| !heard.broadcasts.is_empty()).await;
+        self.heard.broadcasts.remove(0)
+    }
+
+    pub(super) async fn lost(&mut self) -> LostSessions {
+        self.until(|heard| !heard.lost.is_empty()).await;
+        self.heard.lost.remove(0)
+    }
+
+    pub(super) async fn answer(&mut self, answer: InstanceAnswer) {
+        self.say(FromSidecar {
+            answers: vec![answer],
+            ..FromSidecar::default()
+        })
+        .await;
+    }
+
+    pub(super) async fn moved_groups(&mut self, moved: MovedGroups) {
+        self.say(FromSidecar {
+            moved_groups: vec![moved],
+            ..FromSidecar::default()
+        })
+        .await;
+    }
+
     pub(super) fn nothing_arrived(&self) -> bool {
         self.heard.unicasts.is_empty() && self.heard.groups.is_empty() && self.heard.outranked.is_empty()
     }
@@ -303,6 +339,10 @@ impl Sidecar {
             self.heard.outranked.extend(message.outranked);
             self.heard.unicasts.extend(message.unicasts);
             self.heard.groups.extend(message.groups);
+            self.heard.commands.extend(message.commands);
+            self.heard.group_commands.extend(message.group_commands);
+            self.heard.broadcasts.extend(message.broadcasts);
+            self.heard.lost.extend(message.lost);
         }
     }
 
@@ -412,6 +452,11 @@ impl Replica {
             .await
             .expect("the drain has a deadline")
             .unwrap()
+    }
+
+    /// A client of the push API.
+    pub(super) fn client(&self) -> PushClient<Channel> {
+        self.push.clone()
     }
 
     pub(super) async fn try_push(

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use imaccess_proto::v1::Outcome;
+use imaccess_proto::v1::{InstanceAnswer, Outcome};
 
-use super::SESSION_A;
 use super::fake::{Replica, Sidecar, announcement, eventually, fixed, presence, quick};
+use super::{SESSION_A, SESSION_B};
 use crate::routing::{MembersConfig, RoutingConfig};
 
 #[tokio::test]
@@ -89,6 +89,57 @@ async fn a_dead_instance_is_forgotten_after_its_window() {
     })
     .await;
     replica.metric("imaccess_routing_routes", 0).await;
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn the_devices_of_a_lost_instance_are_said_to_one_that_lives_until_it_has_taken_them() {
+    let (mut a, mut b, mut c) = (
+        Sidecar::start("a").await,
+        Sidecar::start("b").await,
+        Sidecar::start("c").await,
+    );
+    let config = RoutingConfig {
+        dead_after: Duration::from_millis(200),
+        resume_window: Duration::from_millis(200),
+        receipt_timeout: Duration::from_millis(200),
+        ..fixed(&[&a, &b, &c])
+    };
+    let replica = Replica::start(config).await;
+    for sidecar in [&mut a, &mut b, &mut c] {
+        sidecar.accept("test").await;
+    }
+    c.announce(vec![
+        announcement("lost", SESSION_A, 5),
+        announcement("resumed", SESSION_B, 6),
+    ])
+    .await;
+    for sidecar in [&mut a, &mut b, &mut c] {
+        sidecar.snapshot_done().await;
+    }
+    replica.in_sync().await;
+    c.shut_down().await;
+    b.announce(vec![announcement("resumed", SESSION_B, 9)]).await;
+    b.acknowledged().await;
+    let said = a.lost().await;
+    let names: Vec<_> = said
+        .sessions
+        .iter()
+        .map(|lost| (lost.device.as_str(), lost.epoch))
+        .collect();
+    assert_eq!((said.instance.as_str(), names), ("instance-c", vec![("lost", 5)]));
+    assert_eq!(&said.sessions[0].session[..], SESSION_A);
+    // It takes nothing: the next in line is told, as the first is gone.
+    a.shut_down().await;
+    let again = b.lost().await;
+    assert_eq!(again.sessions, said.sessions);
+    b.answer(InstanceAnswer {
+        id: again.id,
+        count: 1,
+        ..InstanceAnswer::default()
+    })
+    .await;
+    replica.metric("imaccess_routing_lost_devices_total", 1).await;
     replica.stop().await;
 }
 

@@ -2,7 +2,7 @@
 
 use imaccess_common::business::{BusinessConfig, Protocol, SlowConsumer};
 use imaccess_proto::v1::{
-    BusinessQueue, BusinessReply, BusinessRequest, FromAccess, FromBusiness, SlowConsumerPolicy,
+    BusinessQueue, BusinessReply, BusinessRequest, EventKind, FromAccess, FromBusiness, SlowConsumerPolicy,
 };
 use imaccess_wire::Code;
 use imaccess_wire::frame::Reply;
@@ -11,13 +11,16 @@ use imaccess_wire::limits::MAX_BODY;
 use super::Machine;
 use super::streams::{Kind, Late, Moment, Refusal, Streams};
 use crate::session::Now;
-use crate::session::events::Backlog;
+use crate::session::events::{Backlog, of_session};
 use crate::session::inflight::{Entry, InFlight, NONE};
 use crate::session::metrics::BusinessMetrics;
 use crate::session::record::Phase;
 
 /// Events per batch: keeps one below 200 KiB.
 const EVENTS_PER_BATCH: usize = 512;
+
+/// Sessions looked at for one batch of a snapshot.
+const ROWS_PER_BATCH: u32 = 1_024;
 
 /// Answers remembered while the link is down, 24 bytes each: half a second's at 100,000 a second. Clients whose
 /// answer is forgotten repeat the request when their own patience ends.
@@ -48,6 +51,8 @@ pub(super) struct Business {
     /// Requests without an answer.
     pub(super) in_flight: u32,
     pub(super) events: Backlog,
+    /// The record from which a snapshot goes on that the business has asked for.
+    pub(super) snapshot: Option<u32>,
     streams: Streams,
 }
 
@@ -60,6 +65,7 @@ impl Business {
             metrics,
             in_flight: 0,
             events: Backlog::new(backlog_bytes),
+            snapshot: None,
             streams,
         }
     }
@@ -152,6 +158,10 @@ impl Machine {
     /// A stream broke: whether its requests were acted on isn't known, so they may be repeated.
     pub fn stream_down(&mut self, business: usize, stream: usize, now: Now) {
         self.businesses[business].streams.down(stream, now.micros);
+        if stream == 0 {
+            // It asks again, on its new stream.
+            self.businesses[business].snapshot = None;
+        }
         for id in self.in_flight.on_stream(business as u16, stream as u16) {
             if let Some(entry) = self.finish(id) {
                 self.deliver(&entry, Code::Retry as u16, 0, &[], now);
@@ -163,28 +173,45 @@ impl Machine {
     #[must_use]
     pub fn stream_is_ready(&self, business: usize, stream: usize) -> bool {
         let business = &self.businesses[business];
-        let events = stream == 0 && business.streams.is_up(0) && business.events.is_ready();
+        let waits = business.events.is_ready() || business.snapshot.is_some();
+        let events = stream == 0 && business.streams.is_up(0) && waits;
         events || business.streams.has_requests(stream)
     }
 
     /// What a stream has to send next: its requests, as far as one batch goes, and the events that are due.
     pub fn take_stream(&mut self, business: usize, stream: usize) -> FromAccess {
-        let business = &mut self.businesses[business];
-        let mut requests = business.streams.take(stream);
+        let place = business;
+        let business = &mut self.businesses[place];
+        let mut out = FromAccess {
+            requests: business.streams.take(stream),
+            ..FromAccess::default()
+        };
         if business.config.protocol != Protocol::Grpc {
             // Calls are bounded, so requests may have waited: some for too long.
-            requests.retain_mut(|request| wait_less(&self.in_flight, request, self.clock));
+            out.requests
+                .retain_mut(|request| wait_less(&self.in_flight, request, self.clock));
         }
-        let events = if stream == 0 {
-            business.events.next(EVENTS_PER_BATCH)
-        } else {
-            Vec::new()
+        if stream == 0 {
+            out.events = business.events.next(EVENTS_PER_BATCH);
+            self.take_snapshot(place, &mut out);
+        }
+        out
+    }
+
+    /// The next rows of a snapshot that a business has asked for.
+    fn take_snapshot(&mut self, place: usize, out: &mut FromAccess) {
+        let Some(from) = self.businesses[place].snapshot else {
+            return;
         };
-        FromAccess {
-            requests,
-            events,
-            ..FromAccess::default()
-        }
+        let end = self.table.end();
+        let until = from.saturating_add(ROWS_PER_BATCH).min(end);
+        let records = (from..until).filter_map(|index| self.table.at(index));
+        out.snapshot = records
+            .filter(|record| record.phase != Phase::Leaving)
+            .map(|record| of_session(EventKind::Online, record, 0, 0))
+            .collect();
+        out.snapshot_done = until == end;
+        self.businesses[place].snapshot = (until < end).then_some(until);
     }
 
     /// Replies and acknowledgements from a business.
@@ -195,6 +222,9 @@ impl Machine {
             business.metrics.events.inc_by(done as u64);
             business.note_events();
             self.events_done();
+        }
+        if batch.resync && stream == 0 && self.businesses[business].config.events {
+            self.businesses[business].snapshot = Some(0);
         }
         if !batch.replies.is_empty() {
             // Also one that comes too late says that somebody is there.

@@ -1,9 +1,9 @@
-//! Group pushes that came while the gateway was being replaced: kept in order for a few seconds, and sent when the link
+//! Group pushes and broadcasts that came while the gateway was being replaced: kept in order for a few seconds, and sent when the link
 //! is complete again.
 
 use std::collections::VecDeque;
 
-use imaccess_proto::v1::GroupPush;
+use imaccess_proto::v1::{BroadcastPush, GroupPush};
 
 use super::{LinkState, Machine};
 use crate::session::Now;
@@ -18,12 +18,19 @@ const LONGEST: u64 = 10_000_000;
 /// What waits.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    pushes: VecDeque<GroupPush>,
+    pushes: VecDeque<Waiting>,
     bytes: usize,
 }
 
+#[derive(Debug)]
+enum Waiting {
+    Group(GroupPush),
+    /// And who is to be answered.
+    Broadcast(u32, BroadcastPush),
+}
+
 impl Held {
-    fn pop(&mut self) -> Option<GroupPush> {
+    fn pop(&mut self) -> Option<Waiting> {
         let push = self.pushes.pop_front()?;
         self.bytes -= weight(&push);
         Some(push)
@@ -33,16 +40,42 @@ impl Held {
 impl Machine {
     /// Keeps a push for later, if it can't go out now and later isn't too late.
     pub(super) fn hold(&mut self, push: &GroupPush, now: Now) -> bool {
+        let holds = self.holds(now);
+        if holds {
+            self.add_held(Waiting::Group(push.clone()));
+        }
+        holds
+    }
+
+    /// The same for a broadcast.
+    pub(super) fn hold_broadcast(&mut self, follower: u32, push: &BroadcastPush, now: Now) -> bool {
+        let holds = self.holds(now);
+        if holds {
+            self.add_held(Waiting::Broadcast(follower, push.clone()));
+        }
+        holds
+    }
+
+    fn holds(&self, now: Now) -> bool {
         let waits = self.link_state != LinkState::Live || !self.held.pushes.is_empty();
-        if self.generation < 2 || !waits || self.is_away_for_long(now) {
-            return false;
+        self.generation >= 2 && waits && !self.is_away_for_long(now)
+    }
+
+    fn add_held(&mut self, push: Waiting) {
+        self.held.bytes += weight(&push);
+        self.held.pushes.push_back(push);
+        while self.held.bytes > MAX_HELD
+            && let Some(push) = self.held.pop()
+        {
+            self.drop_held(push);
         }
-        self.held.bytes += weight(push);
-        self.held.pushes.push_back(push.clone());
-        while self.held.bytes > MAX_HELD && self.held.pop().is_some() {
-            self.drop_group_push();
+    }
+
+    fn drop_held(&mut self, push: Waiting) {
+        match push {
+            Waiting::Group(_) => self.drop_group_push(),
+            Waiting::Broadcast(follower, push) => self.drop_broadcast(follower, push.id),
         }
-        true
     }
 
     /// Sends what was held, as far as `room` bytes go. Call it in every turn.
@@ -51,10 +84,14 @@ impl Machine {
             && self.link.bytes() < room
             && let Some(push) = self.held.pop()
         {
-            if push.expires_ms != 0 && push.expires_ms <= now.unix_ms {
-                self.drop_group_push();
-            } else {
-                self.send_group_push(&push);
+            let expires_ms = match &push {
+                Waiting::Group(push) => push.expires_ms,
+                Waiting::Broadcast(_, push) => push.expires_ms,
+            };
+            match push {
+                push if expires_ms != 0 && expires_ms <= now.unix_ms => self.drop_held(push),
+                Waiting::Group(push) => self.send_group_push(&push),
+                Waiting::Broadcast(follower, push) => self.send_broadcast(follower, &push),
             }
         }
     }
@@ -63,8 +100,8 @@ impl Machine {
         if self.link_state == LinkState::Live {
             self.last_live = now.micros;
         } else if self.is_away_for_long(now) {
-            while self.held.pop().is_some() {
-                self.drop_group_push();
+            while let Some(push) = self.held.pop() {
+                self.drop_held(push);
             }
         }
         let worker = self.settings.worker.to_string();
@@ -93,6 +130,9 @@ impl Machine {
     }
 }
 
-fn weight(push: &GroupPush) -> usize {
-    128 + push.group.len() + push.payload.len()
+fn weight(push: &Waiting) -> usize {
+    128 + match push {
+        Waiting::Group(push) => push.group.len() + push.payload.len(),
+        Waiting::Broadcast(_, push) => push.payload.len(),
+    }
 }

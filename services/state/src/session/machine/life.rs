@@ -54,7 +54,7 @@ impl Machine {
 
     /// The same, for one that lost it some microseconds ago.
     pub(super) fn suspend_since(&mut self, key: Key, code: Code, ago: u64, now: Now) {
-        self.release_groups(key);
+        self.set_groups_aside(key);
         self.table.set_handle(key, 0);
         let until = now
             .micros
@@ -131,18 +131,6 @@ impl Machine {
             .session_ends
             .with_label_values(&["superseded", code.name()])
             .inc();
-    }
-
-    pub(super) fn release_groups(&mut self, key: Key) {
-        let Some(record) = self.table.get_mut(key) else {
-            return;
-        };
-        let groups = std::mem::take(&mut record.groups);
-        for &group in groups.as_slice() {
-            if let Some((business, name)) = self.groups.remove(group) {
-                self.presence(business, &name, false);
-            }
-        }
     }
 
     pub(super) fn event(&mut self, kind: EventKind, key: Key, now: Now) {

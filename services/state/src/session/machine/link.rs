@@ -98,21 +98,28 @@ impl Machine {
                 Bytes::new()
             };
             at = end;
+            let place = chunk.attributes.get(index).copied().unwrap_or(0) as usize;
+            let attributes = place
+                .checked_sub(1)
+                .and_then(|place| chunk.attribute_table.get(place));
             let row = Row {
                 handle,
                 serial,
                 ticket,
+                attributes: attributes.cloned().unwrap_or_default(),
                 forwarded: chunk.forwarded.get(index).copied(),
             };
             self.snapshot_row(row, now);
         }
         for group in &chunk.groups {
-            if self.business_index(group.business).is_none() {
+            let Some(index) = self.business_index(group.business) else {
                 continue;
-            }
+            };
+            // Who gave a membership died with the state that knew it; where clients may not join, it was the business.
+            let given = !self.businesses[index].config.client_groups;
             for &member in &group.member {
                 if let Some(key) = self.table.by_handle(member) {
-                    self.enter_group(key, group.business, &group.group);
+                    self.enter_group(key, group.business, &group.group, given);
                 }
             }
         }

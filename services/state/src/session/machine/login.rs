@@ -1,5 +1,6 @@
 //! Logins: a ticket first, a token else; a bounded queue, and a bounded amount of signature checks per turn.
 
+use bytes::Bytes;
 use imaccess_common::identity::{Epoch, SessionId};
 use imaccess_common::ticket::{Ticket, TicketError};
 use imaccess_common::token::TokenError;
@@ -154,6 +155,7 @@ impl Machine {
             }
         };
         self.table.set_handle(key, attempt.handle);
+        self.table.describe(key, login.platform, login.version);
         let link_no = self.link_no;
         let Some(record) = self.table.get_mut(key) else {
             return;
@@ -173,12 +175,20 @@ impl Machine {
             // that it went offline isn't known here, and hearing "online" twice does no harm.
             self.event(EventKind::Online, key, now);
         }
-        self.answer(attempt.handle, login, session, epoch, ticket.is_some(), now);
+        self.answer(
+            key,
+            attempt.handle,
+            login,
+            (session, epoch),
+            ticket.is_some(),
+            now,
+        );
+        self.take_groups_up(key);
         for position in login.groups.iter() {
             let allowed = self
                 .business_index(position.business)
                 .is_some_and(|index| self.businesses[index].config.client_groups);
-            if allowed && self.enter_group(key, position.business, position.group) {
+            if allowed && self.enter_group(key, position.business, position.group, false) {
                 self.link
                     .membership(attempt.handle, position.business, position.group, true);
             }
@@ -187,7 +197,7 @@ impl Machine {
 
     /// The session goes on over another connection; its old one, if it is still there, is told so.
     fn leave_connection(&mut self, key: Key, next: u64) {
-        self.release_groups(key);
+        self.set_groups_aside(key);
         let Some(record) = self.table.get(key) else { return };
         let (old, serial) = (record.handle, record.serial);
         if serial != next {
@@ -206,10 +216,10 @@ impl Machine {
 
     fn answer(
         &mut self,
+        key: Key,
         handle: u64,
         login: &Login<'_>,
-        session: [u8; 16],
-        epoch: Epoch,
+        (session, epoch): ([u8; 16], Epoch),
         resumed: bool,
         now: Now,
     ) {
@@ -241,9 +251,9 @@ impl Machine {
             handle,
             frame: frame.into(),
             accepted: true,
-            ticket: bytes::Bytes::copy_from_slice(sealed),
+            ticket: Bytes::copy_from_slice(sealed),
             ping_interval_s: self.ping_interval_s(),
-            ..LoginResult::default()
+            attributes: Bytes::copy_from_slice(self.table.attributes_of(key).as_bytes()),
         });
         let result = if resumed { "resumed" } else { "new" };
         self.shared.metrics.logins.with_label_values(&[result]).inc();

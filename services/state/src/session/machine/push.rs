@@ -1,5 +1,7 @@
 //! Pushes: fenced by session, serial and epoch, handed to the gateway, answered per device.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use imaccess_proto::v1::{GroupFrame, GroupPush, Outcome, Receipts, UnicastPush};
 use imaccess_wire::frame::{DeliveryClass, GroupPush as GroupPushFrame, Priority, Push};
@@ -16,12 +18,61 @@ use crate::session::table::Key;
 const MAX_PENDING: usize = 64 * 1024;
 
 /// Longest payload that fits a push frame with its fixed and tagged fields.
-const MAX_PUSH_PAYLOAD: usize = MAX_BODY - 160;
+pub(super) const MAX_PUSH_PAYLOAD: usize = MAX_BODY - 160;
+
+/// Bytes of pushes that may wait for the link to have room: a call for 10,000 devices with a few hundred bytes each comes at once. What is
+/// more is answered retry.
+const MAX_WAITING: usize = 8 * 1024 * 1024;
+
+/// What has waited for so long is answered retry: its caller soon is, by the patience of routing, and would push again.
+const LONGEST_WAIT: u64 = 2_000_000;
+
+/// Pushes that wait for the link to have room, in order.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// Each with who sent it, and since when it waits.
+    pushes: VecDeque<(u32, UnicastPush, u64)>,
+    bytes: usize,
+}
+
+fn weight(push: &UnicastPush) -> usize {
+    128 + push.payload.len()
+}
 
 impl Machine {
-    /// A push for one device, from a routing replica. `room`: whether the link can take it now.
-    pub fn push(&mut self, follower: u32, push: &UnicastPush, room: bool) {
-        match self.fence(push, room) {
+    /// A push for one device, from a routing replica. It goes out when fewer than `room` bytes wait for the link.
+    pub fn push(&mut self, follower: u32, push: UnicastPush, room: usize, now: Now) {
+        if self.waiting.pushes.is_empty() && self.link.bytes() < room {
+            return self.send_push(follower, &push);
+        }
+        if self.waiting.bytes + weight(&push) > MAX_WAITING || !self.takes_pushes() {
+            return self.receipt(follower, push.id, Outcome::Retry);
+        }
+        self.waiting.bytes += weight(&push);
+        self.waiting.pushes.push_back((follower, push, now.micros));
+    }
+
+    /// Sends what waits, as far as `room` bytes go. Call it in every turn.
+    pub fn release_pushes(&mut self, room: usize, now: Now) {
+        while !self.takes_pushes() || self.link.bytes() < room {
+            let Some((follower, push, since)) = self.waiting.pushes.pop_front() else {
+                return;
+            };
+            self.waiting.bytes -= weight(&push);
+            if now.micros.saturating_sub(since) > LONGEST_WAIT {
+                self.receipt(follower, push.id, Outcome::Retry);
+            } else {
+                self.send_push(follower, &push);
+            }
+        }
+    }
+
+    fn takes_pushes(&self) -> bool {
+        self.link_state == LinkState::Live && !self.quiescing
+    }
+
+    fn send_push(&mut self, follower: u32, push: &UnicastPush) {
+        match self.fence(push) {
             Ok(handle) => {
                 let receipt = self.await_receipt(follower, push.id);
                 let terms = PushTerms {
@@ -48,7 +99,8 @@ impl Machine {
 
     /// A push for a group's members on this shard; nothing if it has none. While the gateway is being replaced it waits.
     pub fn group_push(&mut self, push: &GroupPush, room: bool, now: Now) {
-        if self.groups.find(push.business, &push.group).is_none() {
+        let number = self.groups.find(push.business, &push.group);
+        if number.is_none_or(|number| self.groups.members(number) == 0) {
             return;
         }
         if push.payload.len() > MAX_PUSH_PAYLOAD {
@@ -118,8 +170,8 @@ impl Machine {
     }
 
     /// Whether the session that routing means is the one that is here, and can be reached.
-    fn fence(&self, push: &UnicastPush, room: bool) -> Result<u64, Outcome> {
-        if self.link_state != LinkState::Live || self.quiescing || !room {
+    fn fence(&self, push: &UnicastPush) -> Result<u64, Outcome> {
+        if !self.takes_pushes() {
             return Err(Outcome::Retry);
         }
         // A session that isn't the one meant, or is over, was superseded or retracted: routing hears of it, and
@@ -182,7 +234,7 @@ impl Machine {
     }
 }
 
-fn priority(number: i32) -> Priority {
+pub(super) fn priority(number: i32) -> Priority {
     match number {
         1 => Priority::High,
         2 => Priority::Low,

@@ -133,6 +133,9 @@ impl Machine {
             "stamped_higher"
         } else {
             let moved = outranked.winner_session[..] == record.id[..];
+            if moved {
+                self.send_groups_after(key);
+            }
             self.supersede(key, if moved { Code::Moved } else { Code::Superseded });
             "superseded"
         };
@@ -150,6 +153,9 @@ impl Machine {
         let later = announcement.epoch > record.epoch
             || announcement.epoch == record.epoch && same && record.handle == 0;
         if later {
+            if same {
+                self.send_groups_after(key);
+            }
             self.supersede(key, if same { Code::Moved } else { Code::Superseded });
         }
     }

@@ -27,6 +27,8 @@ pub(super) struct Row {
     pub(super) serial: u64,
     /// Empty: the gateway has none.
     pub(super) ticket: Bytes,
+    /// What was said of its device; empty: nothing.
+    pub(super) attributes: Bytes,
     /// Frames forwarded since it was opened, if the gateway says it.
     pub(super) forwarded: Option<u32>,
 }
@@ -151,8 +153,10 @@ impl Machine {
         };
         record.seen_link = link_no;
         let retracted = record.phase == Phase::Leaving;
-        if record.phase != Phase::Online {
+        let is_back = record.phase != Phase::Online;
+        if is_back {
             record.enter(Phase::Online);
+            self.take_groups_up(key);
         }
         self.count_forwarded(key, row.forwarded);
         if retracted {
@@ -181,6 +185,7 @@ impl Machine {
         record.forwarded = row.forwarded.unwrap_or(0);
         if record.phase != Phase::Online {
             record.enter(Phase::Online);
+            self.take_groups_up(key);
         }
         self.announce(key);
         self.say_groups(key);
@@ -205,6 +210,8 @@ impl Machine {
         record.forwarded = row.forwarded.unwrap_or(0);
         let key = self.table.insert(record);
         self.table.set_handle(key, row.handle);
+        self.table
+            .describe_as(key, str::from_utf8(&row.attributes).unwrap_or_default());
         self.shared.metrics.restored.inc();
         self.announce(key);
     }
@@ -217,11 +224,12 @@ impl Machine {
         let Some(ticket) = self.sealed(key, now) else {
             return;
         };
+        let attributes = Bytes::copy_from_slice(self.table.attributes_of(key).as_bytes());
         self.link.session_row(SessionRow {
             handle: row.handle,
             ticket,
             ping_interval_s: self.ping_interval_s(),
-            ..SessionRow::default()
+            attributes,
         });
     }
 
@@ -252,8 +260,8 @@ impl Machine {
             return;
         }
         let Some(record) = self.table.get(key) else { return };
-        for &group in record.groups.as_slice() {
-            let (business, name) = self.groups.name(group);
+        for member in record.groups.as_slice() {
+            let (business, name) = self.groups.name(member.group());
             self.link.membership(record.handle, business, name, true);
         }
     }

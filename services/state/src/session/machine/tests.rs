@@ -2,6 +2,7 @@
 //! and restarts, checked against what must hold whatever happens.
 
 mod admission;
+mod commands;
 mod ending;
 mod handover;
 mod reload;

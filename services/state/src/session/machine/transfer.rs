@@ -42,8 +42,10 @@ pub struct Moved {
     pub fresh: bool,
     /// Microseconds for which it may still be resumed; `None`: it is online.
     pub resumable_for: Option<u64>,
-    /// Business and name of each group.
-    pub groups: Vec<(u32, Box<[u8]>)>,
+    /// Business and name of each group, and whether a business gave the membership.
+    pub groups: Vec<(u32, Box<[u8]>, bool)>,
+    /// What is known of its device.
+    pub attributes: Box<str>,
     /// Answers that its client hasn't got.
     pub answers: Vec<Answered>,
 }
@@ -97,12 +99,14 @@ impl Machine {
                 elsewhere.push(record.serial);
                 continue;
             }
-            let names = record
-                .groups
-                .as_slice()
-                .iter()
-                .map(|&group| self.groups.name(group));
-            let groups = names.map(|(business, name)| (business, name.into())).collect();
+            let members = record.groups.as_slice().iter();
+            let groups = members
+                .map(|member| {
+                    let (business, name) = self.groups.name(member.group());
+                    (business, name.into(), member.is_given())
+                })
+                .collect();
+            let attributes = self.table.attributes_of(key).into();
             self.release_groups(key);
             let Some(record) = self.table.remove(key) else {
                 continue;
@@ -124,6 +128,7 @@ impl Machine {
                 who: record.who,
                 resumable_for,
                 groups,
+                attributes,
                 answers: answers.remove(&key).unwrap_or_default(),
             });
         }
@@ -191,7 +196,10 @@ impl Machine {
         record.forwarded = moved.forwarded;
         record.reason = moved.reason;
         record.fresh = moved.fresh;
+        // Its number was the other worker's.
+        record.who.set_attributes(0);
         let key = self.table.insert(record);
+        self.table.describe_as(key, &moved.attributes);
         if let Some(serials) = &mut self.sync.serials {
             serials.insert(moved.serial, key);
         }
@@ -203,10 +211,13 @@ impl Machine {
                     self.restored_suspended
                         .push(Reverse((until, key, record.phase_no)));
                 }
+                for (business, name, _) in &moved.groups {
+                    self.keep_group(key, *business, name);
+                }
             }
             None => {
-                for (business, name) in &moved.groups {
-                    self.enter_group(key, *business, name);
+                for (business, name, given) in &moved.groups {
+                    self.enter_group(key, *business, name, *given);
                 }
                 for answer in moved.answers {
                     if let Some(frame) = &answer.frame {

@@ -322,12 +322,12 @@ impl Machine {
         let member = self.groups.find(business, group).is_some_and(|group| {
             self.table
                 .get(key)
-                .is_some_and(|record| record.groups.as_slice().contains(&group))
+                .is_some_and(|record| record.groups.contains(group))
         });
         if groups >= MAX_LOGIN_GROUPS && !member {
             return Code::GroupLimit;
         }
-        self.enter_group(key, business, group);
+        self.enter_group(key, business, group, false);
         // Also if it was in there: a membership that was lost with a link is mended by the repeated join.
         self.link.membership(handle, business, group, true);
         Code::Ok
@@ -342,32 +342,10 @@ impl Machine {
         }
         // Also if it isn't in there as far as is known here: the gateway may know more.
         self.link.membership(handle, business, group, false);
-        let Some(number) = self.groups.find(business, group) else {
-            return Code::Ok;
-        };
-        let Some(record) = self.table.get_mut(key) else {
-            return Code::Ok;
-        };
-        if record.groups.remove(number) && self.groups.remove(number).is_some() {
-            self.presence(business, group, false);
+        if let Some(number) = self.groups.find(business, group) {
+            self.exit_group(key, number);
         }
         Code::Ok
-    }
-
-    /// Puts a session into a group; whether it wasn't in there.
-    pub(super) fn enter_group(&mut self, key: Key, business: u32, group: &[u8]) -> bool {
-        let Some(record) = self.table.get_mut(key) else {
-            return false;
-        };
-        let (number, first) = self.groups.add(business, group);
-        if !record.groups.insert(number) {
-            self.groups.remove(number);
-            return false;
-        }
-        if first {
-            self.presence(business, group, true);
-        }
-        true
     }
 }
 

@@ -24,10 +24,12 @@ impl Worker {
         self.tell_ready();
         // Asked again after each: only who found no room is told when there is some.
         let now = self.now();
+        self.machine.release_pushes(LINK_SOFT, now);
         if let Some(link) = &self.link {
             self.machine.release_held(LINK_SOFT, now);
             while !self.machine.link.is_empty() && link.has_room() {
                 link.put(self.machine.link.take());
+                self.machine.release_pushes(LINK_SOFT, now);
                 self.machine.release_held(LINK_SOFT, now);
             }
         }

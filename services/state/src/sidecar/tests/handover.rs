@@ -70,7 +70,7 @@ async fn answer(stream: &ServeStream, id: u64) {
     let message = imaccess_proto::v1::FromBusiness {
         replies: vec![reply],
         event_ack: 0,
-        ..imaccess_proto::v1::FromBusiness::default()
+        ..Default::default()
     };
     stream.to_access.send(Ok(message)).await.unwrap();
 }
@@ -203,7 +203,7 @@ async fn a_gateway_that_shares_no_generation_is_refused() {
     let mut link = soon(shard.recv()).await.unwrap();
     let said = link.rest().await;
     let hello = said[0].hello.as_ref().unwrap();
-    assert_eq!((hello.link_generation, hello.newest_generation), (1, 2));
+    assert_eq!((hello.link_generation, hello.newest_generation), (1, 3));
     assert_eq!(said.len(), 1);
     let mut ours = gateway(running.directory.path(), 0, 1);
     let mut link = attach(&mut ours).await;

@@ -126,10 +126,10 @@ fn a_push_without_a_receipt_is_unknown_and_one_after_begin_is_for_later() {
         ..UnicastPush::default()
     };
     for id in 1..=3 {
-        world.machine.push(9, &push(id), true);
+        world.machine.push(9, push(id), 64 * 1024, world.now);
     }
     world.machine.quiesce(Quiesce::Begin);
-    world.machine.push(9, &push(4), true);
+    world.machine.push(9, push(4), 64 * 1024, world.now);
     let receipt = world.machine.link.take().unicast.unwrap().receipt;
     world.machine.receipts(&Receipts {
         id: vec![receipt[receipt.len() - 3]],

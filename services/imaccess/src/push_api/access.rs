@@ -1,4 +1,4 @@
-//! How `push` proves who it is, and knows whom it talks to.
+//! How a caller of the push API proves who it is, and knows whom it talks to.
 
 use std::error::Error;
 use std::io;
@@ -14,35 +14,35 @@ use crate::exit::{USAGE, WithStatus};
 
 /// Certificates and tokens, for a push API that asks for them.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub(super) struct AccessArgs {
+pub(crate) struct AccessArgs {
     /// Certificates of those who may have issued the push API's; needed for https://
     #[arg(long, value_name = "FILE", env = "IMACCESS_PUSH_TLS_CA")]
-    pub(super) tls_ca: Option<PathBuf>,
+    pub(crate) tls_ca: Option<PathBuf>,
     /// A name that the push API's certificate must have, where it isn't the host of the address
     #[arg(long, value_name = "NAME", requires = "tls_ca")]
-    pub(super) tls_name: Option<String>,
+    pub(crate) tls_name: Option<String>,
     /// The certificate to push with
     #[arg(long, value_name = "FILE", requires = "tls_key", requires = "tls_ca")]
-    pub(super) tls_cert: Option<PathBuf>,
+    pub(crate) tls_cert: Option<PathBuf>,
     /// Its private key
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    pub(super) tls_key: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
     /// A file with the service account's token to push with
     #[arg(long, value_name = "FILE", env = "IMACCESS_PUSH_TOKEN_FILE")]
-    pub(super) token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 /// What of them is in use.
-pub(super) struct Access {
+pub(crate) struct Access {
     /// How to dial; `None`: in plain.
-    pub(super) tls: Option<ClientTls>,
+    pub(crate) tls: Option<ClientTls>,
     token: Option<MetadataValue<Ascii>>,
     shows_certificate: bool,
 }
 
 impl AccessArgs {
     /// Reads the files, for a push API at `url`.
-    pub(super) fn read(&self, url: &str) -> anyhow::Result<Access> {
+    pub(crate) fn read(&self, url: &str) -> anyhow::Result<Access> {
         let uri: Uri = url.parse().unwrap_or_default();
         let secure = uri.scheme_str() == Some("https");
         if !secure && (self.tls_ca.is_some() || self.token_file.is_some()) {
