@@ -32,7 +32,7 @@ pub struct BusinessSpec {
     #[schemars(length(min = 10, max = 512))]
     #[x_kube(validation = Rule::new("self.matches('^http://[^/ @]+:[0-9]+/?$')").message("a business's endpoint must read http://host:port"))]
     pub endpoint: String,
-    /// Where its servers listen, instead of `endpoint`, each as that: they are spread over.
+    /// Where its servers listen, each like `endpoint` and instead of it: requests are spread over them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(min = 1, max = MAX_ENDPOINTS),

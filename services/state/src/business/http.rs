@@ -105,7 +105,10 @@ impl<'a> HttpCaller<'a> {
     async fn try_once(&self, post: &Post, kept: Option<Kept>) -> Result<Answer, CallError> {
         let mut kept = match kept {
             Some(kept) => kept,
-            None => self.dial().await.map_err(CallError::Unreached)?,
+            None => {
+                let dialled = self.places.try_next(|place| self.open(place)).await;
+                dialled.map_err(CallError::Unreached)?
+            }
         };
         let answer = exchange(&mut kept, post).await?;
         kept.used = Instant::now();
@@ -124,16 +127,6 @@ impl<'a> HttpCaller<'a> {
             }
         }
         None
-    }
-
-    /// Dials the stream's place, which is the next one if it can't be reached.
-    async fn dial(&self) -> Result<Kept, Box<dyn std::error::Error + Send + Sync>> {
-        let (place, attempt) = self.places.next().await?;
-        let opened = self.open(place).await;
-        if opened.is_err() {
-            self.places.pass(attempt);
-        }
-        opened
     }
 
     async fn open(&self, place: Place) -> Result<Kept, Box<dyn std::error::Error + Send + Sync>> {

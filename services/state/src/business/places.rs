@@ -23,6 +23,9 @@ use super::{DIAL_TIMEOUT, Fault};
 /// costs [`DIAL_TIMEOUT`].
 const TRIES: usize = 3;
 
+/// A connection that takes this long has lost packets, or there is nobody: networks within a data centre take milliseconds.
+const SLOW: Duration = Duration::from_millis(250);
+
 /// How long a look-up is good: many calls that need connections at once share one.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -48,6 +51,23 @@ impl Place {
         // Calls go out when they are there: waiting to fill a segment would only delay them. Failing costs only that.
         let _ = stream.set_nodelay(true);
         Ok(stream)
+    }
+}
+
+/// An attempt to reach a place that hasn't come to its end.
+struct Attempt<'a> {
+    places: &'a Places,
+    number: usize,
+    since: Instant,
+    is_over: bool,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        // Nobody waited for long enough to hear that it fails: whoever comes next needn't begin with the same.
+        if !self.is_over && self.since.elapsed() >= SLOW {
+            self.places.pass(self.number);
+        }
     }
 }
 
@@ -94,33 +114,48 @@ impl Places {
         F: Future<Output = Result<T, Fault>>,
     {
         let tries = self.look().await?.len().min(TRIES);
-        let mut last = None;
-        for _ in 0..tries {
-            let (place, attempt) = self.next().await?;
-            match open(place).await {
-                Ok(opened) => return Ok(opened),
-                Err(fault) => {
-                    self.pass(attempt);
-                    last = Some(fault);
-                }
+        for _ in 1..tries {
+            if let Ok(opened) = self.try_next(&open).await {
+                return Ok(opened);
             }
         }
-        Err(last.unwrap_or_else(|| Fault::from(nowhere())))
+        self.try_next(&open).await
     }
 
-    /// The place to try, and what [`Self::pass`] is told if it can't be reached.
-    pub(super) async fn next(&self) -> io::Result<(Place, usize)> {
+    /// Tries the stream's place. If it can't be reached, or takes long when this is dropped, it is the next one's turn.
+    pub(super) async fn try_next<T, E, F>(&self, open: impl FnOnce(Place) -> F) -> Result<T, E>
+    where
+        E: From<io::Error>,
+        F: Future<Output = Result<T, E>>,
+    {
+        let (place, number) = self.next().await?;
+        let mut attempt = Attempt {
+            places: self,
+            number,
+            since: Instant::now(),
+            is_over: false,
+        };
+        let opened = open(place).await;
+        attempt.is_over = true;
+        if opened.is_err() {
+            self.pass(number);
+        }
+        opened
+    }
+
+    /// The place to try, and the number of the attempt.
+    async fn next(&self) -> io::Result<(Place, usize)> {
         let places = self.look().await?;
-        let attempt = self.passed.load(Ordering::Relaxed);
-        let at = (self.own + attempt) % places.len();
-        Ok((places[at].clone(), attempt))
+        let number = self.passed.load(Ordering::Relaxed);
+        let at = (self.own + number) % places.len();
+        Ok((places[at].clone(), number))
     }
 
-    /// The place of that attempt can't be reached: the next one's turn. Of several that found it out together the first counts.
-    pub(super) fn pass(&self, attempt: usize) {
+    /// The place of that attempt can't be reached. Of several that found it out together the first counts.
+    fn pass(&self, number: usize) {
         let _ = self
             .passed
-            .compare_exchange(attempt, attempt + 1, Ordering::Relaxed, Ordering::Relaxed);
+            .compare_exchange(number, number + 1, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// All of them, at least one.
@@ -217,6 +252,21 @@ mod tests {
             places.pass(attempt);
         }
         assert_eq!(next(&places).await.0, "10.0.0.1:80");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_on_a_slow_place_leaves_the_next_one_to_others() {
+        let places = places(&THREE, 0);
+        let nobody = |_| std::future::pending::<Result<(), io::Error>>();
+        for (patience, expected) in [(100, "10.0.0.1:80"), (300, "10.0.0.2:80")] {
+            let trying = places.try_next(nobody);
+            let given_up = tokio::time::timeout(Duration::from_millis(patience), trying).await;
+            assert!(given_up.is_err());
+            assert_eq!(next(&places).await.0, expected);
+        }
+        let there = |place: Place| std::future::ready(Ok::<_, io::Error>(place.address.to_string()));
+        assert_eq!(places.try_next(there).await.unwrap(), "10.0.0.2:80");
+        assert_eq!(next(&places).await.0, "10.0.0.2:80");
     }
 
     #[tokio::test]

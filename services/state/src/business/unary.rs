@@ -108,13 +108,9 @@ impl<'a> UnaryCaller<'a> {
         if let Some(connection) = self.good() {
             return Ok(connection);
         }
-        let (place, attempt) = self.places.next().await?;
-        let opened = open(place).await;
-        match &opened {
-            Ok(connection) => *self.current() = Some(connection.clone()),
-            Err(_) => self.places.pass(attempt),
-        }
-        opened
+        let connection = self.places.try_next(open).await?;
+        *self.current() = Some(connection.clone());
+        Ok(connection)
     }
 
     fn good(&self) -> Option<Connection> {

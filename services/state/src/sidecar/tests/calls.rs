@@ -395,6 +395,19 @@ async fn of_two_places_one_may_be_away_and_nobody_notices() {
 }
 
 #[tokio::test]
+async fn a_host_is_looked_up_and_asked_by_its_name() {
+    let (server, mut posts) = http(anywhere());
+    let mut config = by(Protocol::Http, server.address);
+    config.endpoint = format!("http://localhost:{}", server.address.port());
+    let (_running, _shard, mut link) = with_device(config).await;
+    let post = until_asked(&mut link, &mut posts, 1, b"x").await;
+    let host = format!("localhost:{}", server.address.port());
+    assert_eq!(post.question.headers["host"], host.as_str());
+    post.status(204, "");
+    assert_eq!(link.reply(1).await, (1, 0, Vec::new()));
+}
+
+#[tokio::test]
 async fn calls_by_grpc_carry_requests_and_events() {
     let (server, mut requests, mut told) = unary(anywhere());
     let mut config = by(Protocol::GrpcUnary, server.address);
