@@ -8,6 +8,9 @@ use imaccess_common::config::{ByteSize, duration};
 use imaccess_common::tls::TlsConfig;
 use serde::{Deserialize, Serialize};
 
+/// Half of it is for the other side to answer.
+const LEAST_SILENCE: Duration = Duration::from_millis(100);
+
 /// What can be set. The defaults serve one cluster on one machine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -212,9 +215,9 @@ impl GatewayConfig {
                     .to_owned(),
             );
         }
-        if self.deadlines.state_silence.is_zero() {
+        if self.deadlines.state_silence < LEAST_SILENCE {
             return Err(
-                "deadlines.state_silence: must be above 0s, or no state would ever answer in time".to_owned(),
+                "deadlines.state_silence: at least 100ms, or a state that is merely busy would be taken for gone".to_owned(),
             );
         }
         if self.limits.connections == 0 {

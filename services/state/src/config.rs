@@ -11,6 +11,9 @@ use imaccess_common::tls::TlsConfig;
 use imaccess_common::token::{DevelopmentVerifier, PublicKey};
 use serde::{Deserialize, Serialize};
 
+/// Half of it is for the other side to answer.
+const LEAST_SILENCE: Duration = Duration::from_millis(100);
+
 /// Everything a sidecar can be told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -193,8 +196,10 @@ impl SidecarConfig {
         if self.ping_interval < Duration::from_secs(1) {
             return fault("ping_interval must be at least 1s");
         }
-        if self.gateway_silence.is_zero() {
-            return fault("gateway_silence must be above 0s: no gateway could answer in time");
+        if self.gateway_silence < LEAST_SILENCE {
+            return fault(
+                "gateway_silence must be at least 100ms: a gateway that is merely busy would be taken for gone",
+            );
         }
         if self.custody_listeners.is_zero() || self.custody_listeners >= self.custody_sockets {
             return fault(

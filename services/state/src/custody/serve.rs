@@ -160,7 +160,9 @@ impl Custodian {
         loop {
             ticks.tick().await;
             let linked = self.linked.load(Ordering::Relaxed);
-            self.store.borrow_mut().seen(linked, self.clock.now());
+            let now = self.clock.now();
+            self.store.borrow_mut().look_at_clock(now);
+            self.store.borrow_mut().seen(linked, now);
             self.bury().await;
             if swept.elapsed() >= self.times.sweep {
                 self.sweep().await;

@@ -74,6 +74,8 @@ pub(super) struct Store<D> {
     silent_since: Option<CoarseInstant>,
     /// The one that is here was silent for too long, and what it had is ended.
     given_up: bool,
+    /// When the time was looked at last.
+    looked: CoarseInstant,
     /// How long listeners and sockets are kept without a gateway.
     keep_listeners: Duration,
     keep_sockets: Duration,
@@ -94,6 +96,7 @@ impl<D> Store<D> {
             missed: false,
             silent_since: None,
             given_up: false,
+            looked: now,
             keep_listeners,
             keep_sockets,
         }
@@ -173,6 +176,22 @@ impl<D> Store<D> {
         }
         self.away_since = Some(now);
         true
+    }
+
+    /// The time is looked at, as it is several times within `keep_listeners`. If it wasn't, this process has stood still (it was stopped, or
+    /// its machine slept), and couldn't have heard a gateway meanwhile: that time is held against none.
+    pub(super) fn look_at_clock(&mut self, now: CoarseInstant) {
+        let still = now.since(std::mem::replace(&mut self.looked, now));
+        if still <= self.keep_listeners / 2 {
+            return;
+        }
+        tracing::warn!(
+            ?still,
+            "this process stood still; a gateway that is away has that much longer"
+        );
+        for since in [&mut self.away_since, &mut self.silent_since] {
+            *since = since.map(|since| since.after(still).min(now));
+        }
     }
 
     /// The gateway of this incarnation is linked (0: none). If it is the one that deposited, it isn't away, it only can't reach the

@@ -77,7 +77,7 @@ enum Ended {
     Closed,
     #[error("the sidecar is not whom the membership names: {reason}")]
     Refused { reason: &'static str },
-    #[error("too many notices waited; the next snapshot brings them up again")]
+    #[error("what it said couldn't be taken in time; the next snapshot brings it up again")]
     Cut,
     #[error(transparent)]
     Store(#[from] StoreUnavailable),
@@ -199,6 +199,7 @@ async fn listen<S: RouteStore>(
     times: FeedTimes,
     heard: &mut bool,
 ) -> Ended {
+    let standstills = hub.standstills();
     let opened = tokio::time::timeout(DIAL_TIMEOUT, open(hub, peer, address, times)).await;
     let (mut stream, hello) = match opened {
         Ok(Ok(opened)) => opened,
@@ -212,6 +213,10 @@ async fn listen<S: RouteStore>(
         return fault.into();
     }
     hub.connected(peer);
+    // After the phase is set: a standstill that ends later cuts the stream.
+    if hub.standstills() != standstills {
+        return Ended::Cut;
+    }
     *heard = true;
     let mut scratch = Scratch::default();
     loop {

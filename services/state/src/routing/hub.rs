@@ -3,7 +3,7 @@
 //! Each instance has one task ([`feed`](super::feed)), the only one that changes its liveness and its part of the store.
 //! Push calls read. Whether "offline" may be said is one atomic, recomputed at each change of any liveness.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +45,7 @@ pub(crate) struct Hub<S> {
     clock: Monotonic,
     /// Whether this process has been running: what it knows is of the past if it hasn't.
     pulse: Pulse,
+    standstills: AtomicU64,
     patience: Patience,
     queue_limit: usize,
     /// By index; read by every push, changed when an instance comes or goes.
@@ -92,6 +93,7 @@ impl<S: RouteStore> Hub<S> {
             numbering: Mutex::new(Numbering::new()),
             pulse: Pulse::new(config.suspect_after, clock.now()),
             clock,
+            standstills: AtomicU64::new(0),
             patience: Patience {
                 dead_after: config.dead_after,
                 resume_window: config.resume_window,
@@ -131,17 +133,24 @@ impl<S: RouteStore> Hub<S> {
     /// heard anew: what waits to be read on the streams is of the time in between.
     pub(crate) fn beat(&self) {
         let now = self.clock.now();
-        if self.pulse.has_stood_still(now) {
-            tracing::warn!("this replica stood still; it hears every instance anew");
+        if let Some(still) = self.pulse.standstill(now) {
+            tracing::warn!(?still, "this replica stood still; it hears every instance anew");
+            self.standstills.fetch_add(1, Ordering::AcqRel);
             for peer in self.peers().iter().flatten() {
                 if matches!(peer.phase(), Phase::InSync | Phase::Syncing) {
                     self.broken(peer);
                     peer.cut.notify_one();
                 }
+                self.change(peer, |life, now| life.stood_still(still, now));
             }
         }
         // Last: until then nobody is called offline.
         self.pulse.beat(now);
+    }
+
+    /// How often it has stood still: a stream that was opened before may hold what was so then.
+    pub(crate) fn standstills(&self) -> u64 {
+        self.standstills.load(Ordering::Acquire)
     }
 
     /// Live instances that are not in sync; one, for want of a better number, while nothing says which live.
@@ -243,7 +252,14 @@ impl<S: RouteStore> Hub<S> {
 
     /// It left the membership.
     pub(crate) fn gone(&self, peer: &Peer) {
-        self.change(peer, |life, now| life.gone(now));
+        let awake = self.is_awake();
+        self.change(peer, |life, now| {
+            if !awake {
+                // What was in sync before this replica stood still isn't known to be so now.
+                life.broken(now);
+            }
+            life.gone(now);
+        });
     }
 
     /// It is in the membership again.
@@ -251,9 +267,9 @@ impl<S: RouteStore> Hub<S> {
         self.change(peer, |life, now| life.returned(now));
     }
 
-    /// Time passed. Says whether its routes are to be dropped now.
+    /// Time passed. Says whether its routes are to be dropped now; never for the time that this replica has stood still.
     pub(crate) fn tick(&self, peer: &Peer) -> bool {
-        self.change(peer, |life, now| life.tick(now, self.patience))
+        self.is_awake() && self.change(peer, |life, now| life.tick(now, self.patience))
     }
 
     fn change<T>(&self, peer: &Peer, change: impl FnOnce(&mut Liveness, CoarseInstant) -> T) -> T {

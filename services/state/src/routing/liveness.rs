@@ -114,6 +114,13 @@ impl Liveness {
         }
     }
 
+    /// This replica has stood still for so long until now: it couldn't have heard the instance meanwhile, and nothing is held against it.
+    pub(crate) fn stood_still(&mut self, still: Duration, now: CoarseInstant) {
+        for since in [&mut self.lost_at, &mut self.dead_at] {
+            *since = since.after(still).min(now);
+        }
+    }
+
     /// Time passed. Says whether its routes are to be dropped now; says it once.
     #[must_use]
     pub(crate) fn tick(&mut self, now: CoarseInstant, patience: Patience) -> bool {
@@ -216,5 +223,27 @@ mod tests {
         assert!(!unheard.may_hide_devices());
         unheard.returned(at(50));
         assert_eq!(unheard.phase(), Phase::Unknown);
+    }
+
+    #[test]
+    fn the_time_in_which_nobody_listened_counts_for_nothing() {
+        let mut life = Liveness::listed(at(0));
+        life.connected();
+        life.synced();
+        life.broken(at(10));
+        life.stood_still(Duration::from_secs(300), at(320));
+        // It was suspected for 10 s until the end of the standstill.
+        assert!(!life.tick(at(409), PATIENCE));
+        assert_eq!(life.phase(), Phase::Suspect);
+        assert!(!life.tick(at(410), PATIENCE));
+        assert_eq!(life.phase(), Phase::Dead);
+        life.stood_still(Duration::from_secs(300), at(720));
+        assert!(!life.tick(at(739), PATIENCE));
+        assert!(life.tick(at(740), PATIENCE));
+        // What began while it stood still began at its end.
+        let mut late = Liveness::listed(at(1_000));
+        late.stood_still(Duration::from_secs(300), at(1_001));
+        assert!(!late.tick(at(1_100), PATIENCE));
+        assert_eq!(late.phase(), Phase::Unknown);
     }
 }

@@ -32,8 +32,14 @@ impl Pulse {
 
     /// Whether it has stood still for too long since the last beat.
     pub(crate) fn has_stood_still(&self, now: CoarseInstant) -> bool {
+        self.standstill(now).is_some()
+    }
+
+    /// For how long it has, if it was too long.
+    pub(crate) fn standstill(&self, now: CoarseInstant) -> Option<Duration> {
         let last = CoarseInstant(self.last.load(Ordering::Acquire));
-        now.since(last) > self.limit
+        let still = now.since(last);
+        (still > self.limit).then_some(still)
     }
 
     /// It runs, and whatever follows from having stood still is done.
@@ -53,7 +59,11 @@ mod tests {
         assert!(!pulse.has_stood_still(at(1_005)));
         pulse.beat(at(1_000));
         assert!(!pulse.has_stood_still(at(2_000)));
-        assert!(pulse.has_stood_still(at(2_001)), "no beat came");
+        assert_eq!(
+            pulse.standstill(at(2_001)),
+            Some(Duration::from_millis(1_001)),
+            "no beat came"
+        );
         pulse.beat(at(2_002));
         assert!(!pulse.has_stood_still(at(2_003)));
         let impatient = Pulse::new(Duration::from_millis(1), at(0));

@@ -215,7 +215,13 @@ impl Follower {
         matches!(self.snapshot, Snapshot::Done(at) if at <= self.acknowledged)
     }
 
-    /// The deltas of a worker that it has acknowledged.
+    /// The deltas that it has acknowledged, by worker.
+    #[must_use]
+    pub fn deltas(&self) -> &[u64] {
+        &self.deltas
+    }
+
+    /// Those of one worker.
     #[must_use]
     pub fn acknowledged_of(&self, worker: usize) -> u64 {
         self.deltas.get(worker).copied().unwrap_or_default()

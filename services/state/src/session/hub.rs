@@ -242,8 +242,13 @@ impl Hub {
         for worker in shards..self.workers.len() {
             // Its sessions' connections are on other shards now, or lost.
             let to = self.heir(worker as u8);
-            self.tell(worker as u8, ToWorker::Export { to, incarnation })
-                .await;
+            let heard = self.workers[worker].heard;
+            let export = ToWorker::Export {
+                to,
+                incarnation,
+                heard,
+            };
+            self.tell(worker as u8, export).await;
         }
         if is_another {
             // Followers were told another name: they begin anew. A gateway of the same instance changes nothing for them: its
@@ -352,15 +357,19 @@ impl Hub {
         let Some(follower) = self.followers.get_mut(&id) else {
             return;
         };
-        follower.acknowledge(batch.acknowledged);
         // Before the confirmation, and judged by what was acknowledged before: with it, a session that lost would look like one that won.
+        // By this follower, which has compared the two; one that is only being told what there is may hear the older one last.
+        let judges = !batch.outranked.is_empty() && follower.is_in_sync();
+        let of_its_own = judges.then(|| follower.deltas().to_vec());
+        follower.acknowledge(batch.acknowledged);
         let outranked = by_worker(batch.outranked, self.workers.len(), |outranked| outranked.locator);
         for (worker, outranked) in outranked {
-            let heard = self
-                .workers
-                .get(usize::from(worker))
-                .map_or(0, |state| state.heard);
-            self.tell(worker, ToWorker::Outranked(outranked, heard)).await;
+            let heard = match &of_its_own {
+                Some(acknowledged) => acknowledged.get(usize::from(worker)).copied(),
+                None => self.workers.get(usize::from(worker)).map(|state| state.heard),
+            };
+            self.tell(worker, ToWorker::Outranked(outranked, heard.unwrap_or(0)))
+                .await;
         }
         self.note_heard(id);
         if batch.acknowledged > 0 {

@@ -121,6 +121,8 @@ pub enum ToWorker {
         to: u8,
         /// Which start of the gateway it is.
         incarnation: u32,
+        /// The deltas that some replica has acknowledged.
+        heard: u64,
     },
     /// What a worker has whose shard is gone.
     Import(Box<Transfer>),
@@ -509,8 +511,12 @@ impl Worker {
                 }
             }
             ToWorker::ConnectionsGone(gone) => self.machine.connections_gone(&gone, now),
-            ToWorker::Export { to, incarnation } => {
-                let transfer = self.machine.export(to, incarnation, now);
+            ToWorker::Export {
+                to,
+                incarnation,
+                heard,
+            } => {
+                let transfer = self.machine.export(to, incarnation, heard, now);
                 self.owed.push(FromWorker::Exported(Box::new(transfer)));
             }
             ToWorker::Import(transfer) => self.machine.import(*transfer, now),

@@ -6,6 +6,7 @@ mod custody;
 mod ending;
 mod handover;
 mod harness;
+mod later;
 mod reload;
 mod secure;
 mod servers;

@@ -412,3 +412,26 @@ fn what_a_gateway_that_hangs_has_is_ended_but_its_listeners() {
     store.seen(0, at(1_001));
     assert_eq!(store.due(at(1_010)).listeners, [20]);
 }
+
+#[test]
+fn the_time_in_which_the_custodian_stood_still_is_held_against_no_gateway() {
+    let mut store = store();
+    let number = let_in(&mut store, &shard(1, 0, 1));
+    store.deposit(number, socket(1), 10);
+    store.deposit(number, listener(2), 20);
+    // It hangs since 100, as it seems; then this process stands still until 400.
+    for second in [100, 105, 400] {
+        store.look_at_clock(at(second));
+        store.seen(0, at(second));
+    }
+    assert!(store.due(at(484)).sockets.is_none());
+    store.heard();
+    // It goes at 404, and this process stands still until 1,000.
+    store.look_at_clock(at(404));
+    assert!(store.leave(number, at(404)));
+    store.look_at_clock(at(1_000));
+    assert!(store.due(at(1_009)).listeners.is_empty());
+    store.look_at_clock(at(1_004));
+    let due = store.due(at(1_010));
+    assert_eq!((due.listeners.len(), due.sockets.is_none()), (1, true));
+}

@@ -63,8 +63,9 @@ pub struct Answered {
 
 impl Machine {
     /// The gateway has no shard of this number any more. Sessions that are over stay here, so that their events keep their
-    /// order; all others go. What is in flight is answered retry, by the one that gets them.
-    pub fn export(&mut self, to: u8, incarnation: u32, now: Now) -> Transfer {
+    /// order; all others go. What is in flight is answered retry, by the one that gets them. Deltas up to `heard` are known to some replica:
+    /// under their new numbers they wouldn't look it.
+    pub fn export(&mut self, to: u8, incarnation: u32, heard: u64, now: Now) -> Transfer {
         self.link_state = LinkState::Down;
         self.link.clear();
         self.logins.clear();
@@ -124,7 +125,7 @@ impl Machine {
                 push_watermark: record.push_watermark,
                 forwarded: record.forwarded,
                 reason: record.reason,
-                fresh: record.fresh && record.announced > self.confirmed,
+                fresh: record.fresh && record.announced > heard.max(self.confirmed),
                 who: record.who,
                 resumable_for,
                 groups,

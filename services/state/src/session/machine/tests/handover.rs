@@ -223,7 +223,7 @@ fn the_sessions_of_a_shard_that_is_gone_go_on_with_another_worker() {
     assert!(heir.link.is_empty(), "nothing is judged before they have come");
     assert!(!heir.link_is_live());
 
-    let transfer = world.machine.export(1, 2, world.now);
+    let transfer = world.machine.export(1, 2, 0, world.now);
     assert_eq!(world.machine.sessions(), 0);
     assert!(world.machine.is_restored() && world.machine.groups.is_empty());
     assert_eq!(transfer.sessions.len(), 3);
