@@ -94,6 +94,10 @@ impl Sidecar {
     /// See [`SidecarError`].
     pub async fn bind(config: SidecarConfig) -> Result<Self, SidecarError> {
         config.validate()?;
+        #[cfg(feature = "broken-fence")]
+        tracing::error!(
+            "this build pushes to whoever has a session's place: it is there to be found out, and must serve nobody"
+        );
         let registry = Registry::new();
         ProcessMetrics::register(&registry, "state-sidecar", env!("CARGO_PKG_VERSION"));
         let reloads = SidecarReloads::begin(&config, &registry)?;

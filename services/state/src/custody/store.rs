@@ -181,7 +181,7 @@ impl<D> Store<D> {
     /// The time is looked at, as it is several times within `keep_listeners`. If it wasn't, this process has stood still (it was stopped, or
     /// its machine slept), and couldn't have heard a gateway meanwhile: that time is held against none.
     pub(super) fn look_at_clock(&mut self, now: CoarseInstant) {
-        let still = now.since(std::mem::replace(&mut self.looked, now));
+        let still = now.since(mem::replace(&mut self.looked, now));
         if still <= self.keep_listeners / 2 {
             return;
         }
