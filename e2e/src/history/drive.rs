@@ -22,7 +22,7 @@ use anyhow::{Context, Result, ensure};
 use imaccess_common::token::DevelopmentIssuer;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use self::business::Listener;
 use self::calls::Callers;
@@ -170,7 +170,7 @@ const PREFIX: &str = "history-";
 /// Runs a plan on a cluster whose business is the listener.
 ///
 /// # Errors
-/// When a part can't be signalled, or doesn't come back; when devices don't come online in the end.
+/// When a part can't be signalled, or isn't started again; when devices don't leave in the end.
 pub async fn run(cluster: &Cluster, listener: Listener, business: u32, plan: Plan) -> Result<Outcome> {
     let pem = cluster.view.directory.join("token-signing-key.pem");
     let pem = std::fs::read_to_string(&pem).with_context(|| format!("cannot read {}", pem.display()))?;
@@ -203,12 +203,22 @@ pub async fn run(cluster: &Cluster, listener: Listener, business: u32, plan: Pla
 
     phase.send_replace(Phase::Settle);
     let mut unsettled = Vec::new();
-    settle(&ground, cluster, &callers).await?;
+    // What failed must not take the history with it, which says why.
+    if let Err(error) = settle(&ground, cluster, &callers).await {
+        unsettled.push(format!("{error:#}"));
+    }
     phase.send_replace(Phase::Leave);
     let mut lived = Vec::new();
-    while let Some(ended) = devices.join_next().await {
-        lived.push(ended.context("a device's task")?);
-    }
+    let left = async {
+        while let Some(ended) = devices.join_next().await {
+            lived.push(ended.context("a device's task")?);
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    // Without all of them the history would lack what happened: there is none to judge then.
+    timeout(PATIENCE, left)
+        .await
+        .context("devices that were to leave are still there")??;
     // As long as every wait takes at its limit, twice.
     let patience = ground.plan.limits.ghost() * 2 + ground.plan.limits.follower_silence;
     if let Err(error) = callers.until_all_offline(patience).await {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::limits::Limits;
-use super::record::{Fault, Moment, Part, Span};
+use super::record::{Fault, FaultKind, Moment, Part, Span};
 
 /// For how long a fault counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,9 @@ impl<'a> Health<'a> {
         }
     }
 
-    fn of_pod(&self, pod: usize) -> &[Fault] {
+    /// The faults of a pod's gateway and state, earliest first.
+    #[must_use]
+    pub fn of_pod(&self, pod: usize) -> &[Fault] {
         self.pods.get(&pod).map_or(&[], Vec::as_slice)
     }
 
@@ -62,7 +64,25 @@ impl<'a> Health<'a> {
     /// The same, of its state alone.
     #[must_use]
     pub fn state_disturbed(&self, pod: usize, span: Span) -> bool {
-        self.any(self.of_pod(pod), span, |part| matches!(part, Part::State(_)))
+        self.any(self.of_pod(pod), span, |fault| {
+            matches!(fault.part, Part::State(_))
+        })
+    }
+
+    /// The same, and it was killed: only then is lost what it had in memory. One that stood still goes on with all of it.
+    #[must_use]
+    pub fn state_killed(&self, pod: usize, span: Span) -> bool {
+        self.any(self.of_pod(pod), span, |fault| {
+            matches!(fault.part, Part::State(_)) && fault.kind == FaultKind::Kill
+        })
+    }
+
+    /// Whether a pod's gateway was at fault during the span, or shortly before.
+    #[must_use]
+    pub fn gateway_disturbed(&self, pod: usize, span: Span) -> bool {
+        self.any(self.of_pod(pod), span, |fault| {
+            matches!(fault.part, Part::Gateway(_))
+        })
     }
 
     /// The same, of any routing replica.
@@ -71,22 +91,47 @@ impl<'a> Health<'a> {
         self.any(&self.routing, span, |_| true)
     }
 
-    fn any(&self, faults: &[Fault], span: Span, of: impl Fn(Part) -> bool) -> bool {
+    fn any(&self, faults: &[Fault], span: Span, of: impl Fn(&Fault) -> bool) -> bool {
         let felt = |fault: &Fault| Span::new(fault.from, fault.settled.plus(self.limits.slack));
-        faults
-            .iter()
-            .any(|fault| of(fault.part) && felt(fault).meets(span))
+        faults.iter().any(|fault| of(fault) && felt(fault).meets(span))
     }
 
-    /// Whether a pod's state was away for so long before a moment that the pod may have been taken for dead.
+    /// When one of a pod's parts was away. Faults that follow each other closely are one absence: who listens may have heard nothing in
+    /// between.
     #[must_use]
-    pub fn may_be_dead(&self, pod: usize, moment: Moment) -> bool {
-        let states = self.of_pod(pod).iter();
-        let mut states = states.filter(|fault| matches!(fault.part, Part::State(_)));
-        states.any(|fault| {
-            let dead = fault.from.plus(self.limits.dead_after);
-            dead <= fault.settled && dead <= moment
+    pub fn absences(&self, pod: usize, of: fn(Part) -> bool) -> Vec<Span> {
+        let mut absences: Vec<Span> = Vec::new();
+        for fault in self.of_pod(pod).iter().filter(|fault| of(fault.part)) {
+            match absences.last_mut() {
+                Some(last) if fault.from <= last.to.plus(self.limits.slack) => {
+                    last.to = last.to.max(fault.settled);
+                }
+                _ => absences.push(Span::new(fault.from, fault.settled)),
+            }
+        }
+        absences
+    }
+
+    /// Whether a session that was at a pod during `life` may have been told, at a moment, to be lost with its instance: the pod's state was
+    /// away for so long that the instance was taken for dead, the session was there then, and it is told about when the others could.
+    #[must_use]
+    pub fn may_be_told_lost(&self, pod: usize, life: Span, told: Moment) -> bool {
+        let absences = self.absences(pod, |part| matches!(part, Part::State(_)));
+        absences.into_iter().any(|away| {
+            let dead = away.from.plus(self.limits.dead_after);
+            dead <= away.to && away.meets(life) && dead <= told && told <= self.loss_told_by(away)
         })
+    }
+
+    /// By when the loss of an instance that was away is told: replicas say it when nothing may be resumed any more, to a sidecar that has
+    /// to be well, and again until one is.
+    fn loss_told_by(&self, away: Span) -> Moment {
+        let limits = self.limits;
+        let forgotten = away.from.plus(limits.dead_after + limits.resume_window);
+        let said = self.routing_after(forgotten.max(away.to).plus(limits.news()));
+        let pods = self.pods.keys();
+        let taken = pods.map(|pod| self.after(*pod, said, Duration::ZERO, Count::Whole));
+        taken.max().unwrap_or(said).plus(limits.news())
     }
 
     /// When neither gateway nor state of the pod could hold what the other one had: what was there then may be lost.
@@ -109,6 +154,14 @@ impl<'a> Health<'a> {
             Count::Whole => fault.settled,
             Count::UntilDead => fault.settled.min(fault.from.plus(self.limits.dead_after)),
         })
+    }
+
+    /// By when one pod acts upon what happened at another at a moment, as replicas tell it.
+    #[must_use]
+    pub fn known_by(&self, there: usize, moment: Moment, here: usize) -> Moment {
+        let said = self.after(there, moment, Duration::ZERO, Count::Whole);
+        let heard = self.routing_after(said);
+        self.after(here, heard, Duration::ZERO, Count::Whole)
     }
 
     /// By when every routing replica has noticed what happened at a moment.
@@ -170,7 +223,6 @@ fn losses(faults: &[Fault]) -> Vec<Span> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::FaultKind;
     use super::*;
 
     fn s(seconds: u64) -> Moment {
@@ -242,5 +294,50 @@ mod tests {
         assert_eq!(health.confirmed_after(s(20)), by);
         assert_eq!(health.routing_after(s(20)), s(90));
         assert_eq!(health.confirmed_after(s(91)), s(91));
+    }
+
+    #[test]
+    fn what_one_pod_says_reaches_another_when_all_between_are_well() {
+        let limits = Limits::default();
+        let faults = [
+            fault(Part::State(0), 10, 14),
+            fault(Part::Routing(1), 13, 20),
+            fault(Part::Gateway(1), 21, 22),
+            fault(Part::State(1), 60, 65),
+        ];
+        let health = Health::new(&faults, &limits);
+        assert_eq!(health.known_by(0, s(5), 1), s(5));
+        assert_eq!(health.known_by(0, s(11), 1), s(22));
+        assert_eq!(health.known_by(2, s(30), 1), s(30), "what is over delays nothing");
+    }
+
+    #[test]
+    fn the_loss_of_an_instance_is_about_who_was_there_and_told_soon() {
+        let limits = Limits::default();
+        let faults = [
+            fault(Part::State(0), 10, 14),
+            fault(Part::State(0), 15, 20),
+            fault(Part::State(0), 60, 64),
+            fault(Part::Gateway(0), 80, 95),
+        ];
+        let health = Health::new(&faults, &limits);
+        assert_eq!(
+            health.absences(0, |part| matches!(part, Part::State(_))),
+            [Span::new(s(10), s(20)), Span::new(s(60), s(64))]
+        );
+        let there = Span::new(s(5), s(12));
+        assert!(!health.may_be_told_lost(0, there, s(16)), "not dead yet");
+        assert!(health.may_be_told_lost(0, there, s(20)));
+        assert!(health.may_be_told_lost(0, there, s(25)));
+        assert!(!health.may_be_told_lost(0, there, s(40)), "long over");
+        assert!(!health.may_be_told_lost(0, Span::new(s(30), s(99)), s(40)));
+        assert!(
+            !health.may_be_told_lost(0, Span::new(s(55), s(99)), s(66)),
+            "too short"
+        );
+        assert!(
+            !health.may_be_told_lost(0, Span::new(s(70), s(99)), s(96)),
+            "its gateway"
+        );
     }
 }

@@ -5,6 +5,7 @@
 //! connections, and let logins take effect late.
 
 mod change;
+mod looks;
 mod tests;
 
 use std::time::Duration;
@@ -14,8 +15,8 @@ use imaccess_wire::Code;
 
 use super::limits::Limits;
 use super::record::{
-    Connection, Device, End, Ending, Fault, FaultKind, Heard, History, Kick, Login, Moment, Part, Presence,
-    Push, Query, Said, Session, Sighting, Span, Told,
+    Connection, Device, End, Ending, Fault, FaultKind, Heard, History, Kick, Login, Moment, Part, Said,
+    Session, Span, Told,
 };
 
 const PODS: usize = 3;
@@ -248,6 +249,21 @@ impl World {
         next
     }
 
+    /// Whether a connection may be lost at a moment: its gateway was killed and hadn't lost two before, or a part is away for longer than
+    /// the other one waits for it.
+    fn may_be_lost(&self, pod: usize, at: Moment) -> bool {
+        let Some(fault) = self.fault(pod, at) else {
+            return false;
+        };
+        let torn = self.history.connections.iter().filter(|one| {
+            let end = one.end.filter(|end| end.how == Ending::Lost);
+            one.pod == pod && end.is_some_and(|end| end.at >= fault.from && end.from <= fault.settled)
+        });
+        let killed = fault.part == Part::Gateway(pod) && fault.kind == FaultKind::Kill;
+        let waited = fault.from.plus(self.history.limits.dead_man);
+        (killed && torn.count() < 2) || waited <= at
+    }
+
     /// When a session that lost its connection at a moment is over.
     fn when_over(&self, pod: usize, at: Moment) -> Moment {
         let window = self.history.limits.resume_window;
@@ -282,8 +298,7 @@ impl World {
             self.tale(at.plus(ms(20)), here, device, Told::Offline { reason: code });
             return (self.absence(device, at.plus(ms(20))), None);
         }
-        let fault = self.fault(here.pod, at);
-        let how = if fault.is_some() && self.random.bool() {
+        let how = if self.may_be_lost(here.pod, at) && self.random.bool() {
             Ending::Lost
         } else {
             Ending::Cut
@@ -302,74 +317,8 @@ impl World {
     }
 }
 
-/// What is asked and pushed meanwhile.
+/// What is told of it all.
 impl World {
-    /// Whether anything can be said of a pod around a moment.
-    fn can_say(&self, pod: usize, at: Moment) -> bool {
-        self.fault(pod, at.minus(ms(100))).is_none() && self.fault(pod, at.plus(ms(100))).is_none()
-    }
-
-    /// Pushes and questions to a device that is connected from `here` until a moment.
-    fn look(&mut self, device: Device, here: Here, until: Moment) {
-        let mut at = here.since.plus(ms(self.random.u64(60..3_000)));
-        while at.plus(ms(100)) < until {
-            let span = Span::new(at, at.plus(ms(4)));
-            let well = self.can_say(here.pod, at);
-            if self.random.bool() {
-                let said = if well { Said::Written } else { Said::Retry };
-                let id = self.push(device, span, Some(said));
-                if well {
-                    self.history.sightings.push(Sighting {
-                        push: Some(id),
-                        connection: here.number,
-                        at: at.plus(ms(2)),
-                    });
-                }
-            } else {
-                let said = if well { Presence::Online } else { Presence::Retry };
-                self.ask(device, span, said);
-            }
-            at = at.plus(ms(self.random.u64(200..4_000)));
-        }
-    }
-
-    /// Pushes and questions to a device that is gone since a moment; when it comes again.
-    fn absence(&mut self, device: Device, since: Moment) -> Moment {
-        let back = since.plus(ms(self.random.u64(500..20_000)));
-        let mut at = since.plus(ms(self.random.u64(100..3_000)));
-        while at.plus(ms(100)) < back {
-            let span = Span::new(at, at.plus(ms(4)));
-            if self.random.bool() {
-                self.push(device, span, Some(Said::Offline));
-            } else {
-                self.ask(device, span, Presence::Offline);
-            }
-            at = at.plus(ms(self.random.u64(300..5_000)));
-        }
-        back
-    }
-
-    fn push(&mut self, device: Device, span: Span, said: Option<Said>) -> u64 {
-        let id = self.history.pushes.len() as u64 + 1;
-        self.history.pushes.push(Push {
-            id,
-            replica: self.random.usize(..REPLICAS),
-            devices: vec![device],
-            span,
-            answers: said.map(|said| vec![said]),
-        });
-        id
-    }
-
-    fn ask(&mut self, device: Device, span: Span, said: Presence) {
-        self.history.queries.push(Query {
-            replica: self.random.usize(..REPLICAS),
-            devices: vec![device],
-            span,
-            answers: Some(vec![said]),
-        });
-    }
-
     /// Puts the events on streams: a sidecar that was killed comes with another, and tells its last event again.
     fn tell(&mut self) {
         self.tales.sort_by_key(|tale| tale.0);

@@ -10,6 +10,7 @@ mod ghosts;
 mod kicks;
 mod offline;
 mod pushes;
+mod recovery;
 mod told;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,22 @@ impl Case<'_> {
     #[must_use]
     pub fn heard_of(&self, device: Device) -> &[&Heard] {
         self.heard.get(&device).map_or(&[], Vec::as_slice)
+    }
+
+    /// Who told an event.
+    #[must_use]
+    pub fn dialler(&self, heard: &Heard) -> &str {
+        let streams = &self.history.streams;
+        let name = streams.get(heard.stream as usize);
+        name.map_or("nobody", String::as_str)
+    }
+
+    /// The pod of who told an event: sidecars are called by their gateway's name, which ends in the pod's number, and more behind it.
+    #[must_use]
+    pub fn teller(&self, heard: &Heard) -> Option<usize> {
+        let name = self.dialler(heard).split('/').next()?;
+        let number = name.rsplit('-').next()?;
+        number.split('.').next()?.parse().ok()
     }
 }
 
@@ -97,6 +114,8 @@ rules! {
     Kicked = "kick_without_effect";
     /// A connection that ends by others' doing has a cause, and its code says which.
     UnexplainedClose = "close_without_a_cause";
+    /// A part is whole again soon after its fault: what it excuses has an end.
+    SlowRecovery = "part_not_whole_in_time";
 }
 
 impl fmt::Display for Rule {
@@ -116,6 +135,7 @@ pub fn judge(case: &Case<'_>, verdict: &mut Verdict) {
     causes::judge(case, verdict);
     kicks::judge(case, verdict);
     closes::judge(case, verdict);
+    recovery::judge(case, verdict);
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ pub struct Attempt<'a> {
     pub effect: Option<Span>,
     /// When its session may have been ended, or replaced, without its client having seen it.
     pub doubts: Vec<Span>,
+    /// From when on another login with a higher epoch, whose client knows of it, may have replaced it.
+    pub replaced_since: Option<Moment>,
 }
 
 /// All attempts of one device, in the order in which they were begun.
@@ -67,12 +69,16 @@ impl<'a> Timeline<'a> {
                 seen,
                 effect: effect(seen, limits, health),
                 doubts: Vec::new(),
+                replaced_since: None,
             })
             .collect();
         for index in 0..attempts.len() {
             if attempts[index].seen.login.is_some() {
                 let doubts = doubts(&attempts, index, &kicks, limits, health);
                 attempts[index].doubts = doubts;
+                attempts[index].replaced_since = later(&attempts, index)
+                    .filter_map(|other| Some(other.effect?.from))
+                    .min();
             }
         }
         Self {
@@ -101,6 +107,29 @@ impl<'a> Timeline<'a> {
             .iter()
             .filter(|attempt| attempt.login().is_some() && attempt.seen.begun < before);
         logged_in.max_by_key(|attempt| attempt.epoch())
+    }
+
+    /// A login that had replaced a connection's for all to know before a moment: it came soon enough, lasted until its news had reached the
+    /// pod of the one before, and its own pod didn't lose it.
+    #[must_use]
+    pub fn replaced_by(
+        &self,
+        one: &Attempt<'_>,
+        before: Moment,
+        health: &Health<'_>,
+        limits: &Limits,
+    ) -> Option<&Attempt<'a>> {
+        self.attempts.iter().find(|other| {
+            let Some(login) = other.login().filter(|login| login.epoch > one.epoch()) else {
+                return false;
+            };
+            let known = health.known_by(other.seen.pod, login.at, one.seen.pod);
+            // Who comes and goes at once may be forgotten before anybody was told.
+            let lasted = other.kept_until(limits) >= known.max(login.at.plus(limits.lag));
+            let sent = other.seen.login_sent.unwrap_or(other.seen.begun);
+            let lost = health.lost(other.seen.pod, Span::new(sent, known.plus(limits.slack)));
+            known <= before && lasted && !lost
+        })
     }
 
     /// Whether a login whose outcome its client never learnt may have taken effect in the span.
@@ -167,8 +196,20 @@ impl Attempt<'_> {
     /// Whether something may have ended its session in the span.
     #[must_use]
     pub fn doubted(&self, span: Span) -> bool {
+        self.replaced_since.is_some_and(|since| since <= span.to) || self.doubted_otherwise(span)
+    }
+
+    /// The same, but for a later login that its client knows of.
+    #[must_use]
+    pub fn doubted_otherwise(&self, span: Span) -> bool {
         self.doubts.iter().any(|doubt| doubt.meets(span))
     }
+}
+
+/// The logins with a higher epoch than one's.
+fn later<'t, 'a>(attempts: &'t [Attempt<'a>], index: usize) -> impl Iterator<Item = &'t Attempt<'a>> {
+    let epoch = attempts[index].epoch();
+    attempts.iter().filter(move |other| other.epoch() > epoch)
 }
 
 /// When an attempt's login took effect.
@@ -226,13 +267,8 @@ fn doubts(
     let others = attempts.iter().enumerate().filter(|(other, _)| *other != index);
     for (_, other) in others {
         let Some(effect) = other.effect else { continue };
-        match other.login() {
-            Some(login) if login.epoch > one.epoch() => doubts.push(Span::new(effect.from, Moment::NEVER)),
-            Some(_) => {}
-            None if one.effect.is_some_and(|own| effect.to >= own.from) => {
-                doubts.push(Span::new(effect.from, seen_by(effect.to)));
-            }
-            None => {}
+        if other.login().is_none() && one.effect.is_some_and(|own| effect.to >= own.from) {
+            doubts.push(Span::new(effect.from, seen_by(effect.to)));
         }
     }
     // What was over before the login hasn't touched it.

@@ -42,10 +42,14 @@ pub struct Verdict {
     pub violations: Vec<Violation>,
     /// How often something was let pass, by why.
     pub excused: BTreeMap<&'static str, u64>,
+    /// How often something could be judged, by what.
+    pub judged: BTreeMap<&'static str, u64>,
     /// The longest time from a device's end until it was said to be online for the last time.
     pub longest_ghost: Duration,
     /// From a device's end until its business was told.
     pub longest_until_told: Duration,
+    /// From a fault's end until its part was whole again.
+    pub longest_recovery: Duration,
 }
 
 impl Verdict {
@@ -63,6 +67,11 @@ impl Verdict {
     /// Something would break a rule, if it weren't for this.
     pub fn excused(&mut self, why: &'static str) {
         *self.excused.entry(why).or_default() += 1;
+    }
+
+    /// Something could be judged.
+    pub fn judged(&mut self, what: &'static str) {
+        *self.judged.entry(what).or_default() += 1;
     }
 
     /// How many violations of a rule there are.

@@ -10,7 +10,7 @@ use imaccess_common::business::BusinessConfig;
 use super::verdict::count;
 use crate::history::drive::business::Listener;
 use crate::history::drive::{self, Mix, Outcome, Plan};
-use crate::history::record::{Ending, FaultKind, Part, Told};
+use crate::history::record::{Ending, FaultKind, Part, Presence, Told};
 use crate::history::rules::Rule;
 use crate::history::{History, Limits, Verdict, judge, kept, story};
 use crate::report::{Report, Size};
@@ -50,10 +50,11 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
     if !outcome.unsettled.is_empty() {
         report.figure("unsettled", outcome.unsettled.clone());
     }
-    something_happened(&outcome, size)?;
-    if !verdict.violations.is_empty() {
+    let happened = something_happened(&outcome, &verdict, size);
+    if !verdict.violations.is_empty() || !outcome.unsettled.is_empty() || happened.is_err() {
         keep(&outcome.history)?;
     }
+    happened?;
     Ok(report)
 }
 
@@ -141,6 +142,9 @@ fn judged(history: &History, report: &mut Report) -> Verdict {
     for rule in Rule::ALL {
         report.exactly(rule.name(), count(verdict.count(*rule) as u64), 0.0);
     }
+    for (what, times) in &verdict.judged {
+        report.figure(&format!("judged_{what}"), *times);
+    }
     for (why, times) in &verdict.excused {
         report.figure(&format!("excused_{why}"), *times);
     }
@@ -149,6 +153,7 @@ fn judged(history: &History, report: &mut Report) -> Verdict {
         "longest_until_told_offline_s",
         verdict.longest_until_told.as_secs_f64(),
     );
+    report.figure("longest_recovery_s", verdict.longest_recovery.as_secs_f64());
     let examples: Vec<String> = verdict.examples().map(ToString::to_string).collect();
     if !examples.is_empty() {
         report.figure("violations", examples);
@@ -242,8 +247,13 @@ fn code_name(code: u16) -> String {
 }
 
 /// A history in which nothing happened is no evidence.
-fn something_happened(outcome: &Outcome, size: Size) -> Result<()> {
+fn something_happened(outcome: &Outcome, verdict: &Verdict, size: Size) -> Result<()> {
     let history = &outcome.history;
+    ensure!(
+        outcome.served.kicks && outcome.served.questions,
+        "kicks or questions aren't served: {:?}",
+        outcome.served
+    );
     let faults = size.pick(5, 150);
     ensure!(
         history.faults.len() >= faults,
@@ -265,6 +275,31 @@ fn something_happened(outcome: &Outcome, size: Size) -> Result<()> {
         .filter(|heard| matches!(heard.told, Told::Offline { .. }));
     let offline = offline.count();
     ensure!(offline >= size.pick(50, 2_000), "only {offline} ends were told");
+    // Who answers "retry" to everything is never wrong. Busy clusters may do so often, most of all for whom nobody knows.
+    let asked = |wanted: Presence| {
+        let answers = history.queries.iter().filter_map(|query| query.answers.as_ref());
+        answers.flatten().filter(|said| **said == wanted).count()
+    };
+    let (online, offline) = (asked(Presence::Online), asked(Presence::Offline));
+    ensure!(
+        online >= size.pick(200, 5_000),
+        "only {online} questions were answered online"
+    );
+    ensure!(
+        offline >= size.pick(50, 1_000),
+        "only {offline} questions were answered offline"
+    );
+    let judged = |what: &str| verdict.judged.get(what).copied().unwrap_or_default();
+    let gone = judged("offline_answers_for_devices_without_a_session");
+    ensure!(
+        gone >= size.pick(50, 1_000),
+        "only {gone} offline answers could be judged"
+    );
+    let there = judged("online_answers_for_devices_with_a_connection");
+    ensure!(
+        there >= size.pick(200, 5_000),
+        "only {there} online answers could be judged"
+    );
     Ok(())
 }
 

@@ -140,12 +140,11 @@ impl Blow {
 fn pause(random: &mut Rng, limits: &Limits) -> Duration {
     let edges = limits.edges();
     let edge = edges[random.usize(..edges.len())];
-    let share = match random.u8(..3) {
-        0 => between(random, Duration::from_millis(50), Duration::from_millis(300)).as_secs_f64(),
-        1 => 0.3 + 0.65 * random.f64(),
-        _ => 1.05 + 0.5 * random.f64(),
-    };
-    edge.mul_f64(share)
+    match random.u8(..3) {
+        0 => between(random, Duration::from_millis(50), Duration::from_millis(300)),
+        1 => edge.mul_f64(0.3 + 0.65 * random.f64()),
+        _ => edge.mul_f64(1.05 + 0.5 * random.f64()),
+    }
 }
 
 #[cfg(test)]
@@ -167,6 +166,13 @@ mod tests {
             };
             assert!(near(0.5, 1.0) > 30 && near(1.0, 1.5) > 30, "{edge:?}");
         }
+        let moments = pauses
+            .iter()
+            .filter(|pause| **pause <= Duration::from_millis(300));
+        assert!(
+            moments.count() > 500,
+            "each has its share, whatever the limits are"
+        );
     }
 
     #[test]

@@ -98,14 +98,15 @@ impl Life {
     /// Until the connection has ended, by whomever.
     async fn stay(&mut self, mut line: Box<Line>) -> Recorded {
         loop {
+            // Also when the change was noticed elsewhere: nobody is told of it twice.
+            if self.phase() == Phase::Leave {
+                let goodbye = self.random.bool();
+                return self.part(line, goodbye).await;
+            }
             let restless = self.temper == Temper::Restless && self.phase() == Phase::Busy;
             let until = restless.then(|| Instant::now() + choice::stay(&mut self.random));
             match line.hold(&self.ground, until, &mut self.phases).await {
                 Held::Ended => return self.ended(line),
-                Held::Phase if self.phase() == Phase::Leave => {
-                    let goodbye = self.random.bool();
-                    return self.part(line, goodbye).await;
-                }
                 Held::Phase => {}
                 Held::Time => match Parting::by(&mut self.random) {
                     Parting::Leave => return self.part(line, true).await,
@@ -197,14 +198,11 @@ impl Life {
 
 /// Reads a connection that was replaced, until it ends, or all are to leave.
 async fn read_out(mut line: Box<Line>, ground: Arc<Ground>, mut phases: watch::Receiver<Phase>) -> Recorded {
-    loop {
-        match line.hold(&ground, None, &mut phases).await {
-            Held::Ended => return line.record(),
-            Held::Time | Held::Phase => {
-                if *phases.borrow() == Phase::Leave {
-                    return line.cut(&ground);
-                }
-            }
+    // The change may have been noticed before this began.
+    while *phases.borrow() != Phase::Leave {
+        if let Held::Ended = line.hold(&ground, None, &mut phases).await {
+            return line.record();
         }
     }
+    line.cut(&ground)
 }

@@ -21,6 +21,10 @@ use crate::wait::{Seen, wait_until};
 /// Faults at a time: some parts must be well for anything to happen.
 const AT_ONCE: usize = 3;
 
+/// From when a state is killed until its gateway's page says so, at the latest: before, the page says that all is well, and the next blow
+/// might hit a pod that holds nothing yet.
+const NOTICED: Duration = Duration::from_millis(500);
+
 /// The parts of a cluster, to be struck.
 pub(super) struct Faults {
     ground: Arc<Ground>,
@@ -66,7 +70,7 @@ impl Faults {
     /// Strikes until then, and waits until every part is whole again.
     ///
     /// # Errors
-    /// When a part can't be signalled, or doesn't come back.
+    /// When a part can't be signalled, or isn't started again.
     pub(super) async fn run(self, until: Instant) -> Result<Vec<Fault>> {
         let plan = &self.ground.plan;
         let mut random = Rng::with_seed(plan.seed.rotate_left(41));
@@ -159,7 +163,10 @@ impl Faults {
             }
         }
         let until = self.ground.now();
-        let settled = self.whole(part).await?;
+        if kind == FaultKind::Kill {
+            sleep(NOTICED).await;
+        }
+        let settled = self.whole(part).await;
         Ok(Fault {
             part,
             kind,
@@ -169,10 +176,10 @@ impl Faults {
         })
     }
 
-    /// Waits until a part says that it is whole.
-    async fn whole(&self, part: Part) -> Result<Moment> {
+    /// Waits until a part says that it is whole, or for so long that a rule says that it isn't.
+    async fn whole(&self, part: Part) -> Moment {
         let what = format!("{part} is whole again");
-        wait_until(&what, PATIENCE, async || {
+        let whole = wait_until(&what, PATIENCE, async || {
             let seen = match part {
                 Part::Gateway(pod) | Part::State(pod) => self.pod_is_whole(pod).await,
                 Part::Routing(replica) => self.is_ready(replica).await,
@@ -182,8 +189,11 @@ impl Faults {
                 Err(error) => Seen::NotYet(format!("{error:#}")),
             })
         })
-        .await?;
-        Ok(self.ground.now())
+        .await;
+        if let Err(error) = whole {
+            eprintln!("{error:#}");
+        }
+        self.ground.now()
     }
 
     async fn pod_is_whole(&self, pod: usize) -> Result<()> {

@@ -81,8 +81,11 @@ impl Line {
             Opened::Not(Connection { end, ..seen })
         };
         let deadline = Instant::now() + patience;
-        let Ok(Ok(mut client)) = timeout_at(deadline, RawClient::connect(&ground.gateways[pod])).await else {
-            return over(seen, begun, Ending::NotTaken);
+        let mut client = match timeout_at(deadline, RawClient::connect(&ground.gateways[pod])).await {
+            Ok(Ok(client)) => client,
+            Ok(Err(_)) => return over(seen, begun, Ending::NotTaken),
+            // Its own impatience, and nobody's fault.
+            Err(_) => return over(seen, begun, Ending::Cut),
         };
         let token = ground.token(device);
         let mut bytes = Vec::new();

@@ -64,6 +64,11 @@ pub(super) const CHANGES: &[Change] = &[
         make: told_offline_while_connected,
     },
     Change {
+        name: "a session that has gone on elsewhere is told as offline",
+        rule: Rule::FalseOffline,
+        make: told_offline_after_it_went_on,
+    },
+    Change {
         name: "a device that may resume is said to be offline",
         rule: Rule::EarlyOffline,
         make: offline_before_the_window,
@@ -127,6 +132,11 @@ pub(super) const CHANGES: &[Change] = &[
         name: "a connection is lost while all parts run",
         rule: Rule::UnexplainedClose,
         make: lost_without_a_fault,
+    },
+    Change {
+        name: "a part isn't whole for long after its fault",
+        rule: Rule::SlowRecovery,
+        make: whole_late,
     },
 ];
 

@@ -1,10 +1,11 @@
 //! Every event has a cause, and says why rightly.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use imaccess_wire::Code;
 
 use super::{Case, Rule};
+use crate::history::health::Count;
 use crate::history::record::{Ending, Heard, Moment, Session, Span, Told};
 use crate::history::timeline::{Attempt, Timeline};
 use crate::history::verdict::Verdict;
@@ -21,7 +22,7 @@ pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
         let mut unseen = Unseen::of(case, timeline);
         for heard in events {
             match heard.told {
-                Told::Online => online(verdict, timeline, &mut unseen, heard),
+                Told::Online => online(case, verdict, timeline, &mut unseen, heard),
                 Told::Offline { reason } => offline(case, verdict, timeline, &mut unseen, heard, reason),
                 Told::SessionLost => lost(case, verdict, timeline, heard),
                 Told::ResyncNeeded | Told::Nonsense => {
@@ -33,55 +34,88 @@ pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// Logins of a device that its client never learnt of. Each explains one session that no client knows.
+/// Logins of a device that explain sessions of which no client knows.
 struct Unseen {
-    /// Since when each may have taken effect.
-    since: Vec<Moment>,
-    /// The same, of logins that a sidecar may have taken and died, so that the next one took them again: any number of sessions.
-    repeated: Vec<Moment>,
-    /// Explained already.
-    sessions: BTreeSet<Session>,
+    logins: Vec<Vain>,
+    /// Explained already, and by what.
+    sessions: BTreeMap<Session, Vain>,
+}
+
+/// One of them.
+#[derive(Clone, Copy)]
+struct Vain {
+    pod: usize,
+    /// From when it may have taken effect until its session must be over and told.
+    life: Span,
+    /// A sidecar may have taken it and died, so that the next one took it again: any number of sessions. Otherwise it is one that its
+    /// client gave up, which explains one.
+    repeated: bool,
+}
+
+impl Vain {
+    /// Whether an event may be about its session: it comes from the pod that was asked for it, or tells that this pod is lost.
+    fn explains(&self, case: &Case<'_>, heard: &Heard) -> bool {
+        let reason = Code::InstanceLost as u16;
+        if heard.told == (Told::Offline { reason }) {
+            return case.health.may_be_told_lost(self.pod, self.life, heard.at);
+        }
+        let in_time = self.life.from <= heard.at && heard.at <= self.life.to;
+        in_time && case.teller(heard) == Some(self.pod)
+    }
 }
 
 impl Unseen {
     fn of(case: &Case<'_>, timeline: &Timeline<'_>) -> Self {
-        let (mut since, mut repeated) = (Vec::new(), Vec::new());
-        for attempt in &timeline.attempts {
-            let Some(effect) = attempt.effect else { continue };
-            if case.health.state_disturbed(attempt.seen.pod, effect) {
-                repeated.push(effect.from);
-            } else if attempt.login().is_none() {
-                since.push(effect.from);
-            }
-        }
+        let logins = timeline.attempts.iter().filter_map(|attempt| {
+            let effect = attempt.effect?;
+            let pod = attempt.seen.pod;
+            let repeated = case.health.state_disturbed(pod, effect);
+            (repeated || attempt.login().is_none()).then(|| Vain {
+                pod,
+                life: Span::new(effect.from, told_by(case, pod, effect.to)),
+                repeated,
+            })
+        });
         Self {
-            since,
-            repeated,
-            sessions: BTreeSet::new(),
+            logins: logins.collect(),
+            sessions: BTreeMap::new(),
         }
     }
 
-    /// Whether one of them explains this session.
-    fn explains(&mut self, session: Session, at: Moment) -> bool {
-        if self.sessions.contains(&session) {
+    /// Whether one of them explains what is told.
+    fn explains(&mut self, case: &Case<'_>, heard: &Heard) -> bool {
+        let before = self.sessions.get(&heard.session);
+        if before.is_some_and(|login| login.explains(case, heard)) {
             return true;
         }
-        let place = self.since.iter().position(|since| *since <= at);
-        let explained = match place {
-            Some(place) => {
-                self.since.swap_remove(place);
-                true
-            }
-            None => self.repeated.iter().any(|since| *since <= at),
+        let logins = self.logins.iter().enumerate();
+        let fitting = logins.filter(|(_, login)| login.explains(case, heard));
+        // First those that explain one; of these the one that can explain others for the shortest time.
+        let Some((place, &login)) = fitting.min_by_key(|(_, login)| (login.repeated, login.life.to)) else {
+            return false;
         };
-        if explained {
-            self.sessions.insert(session);
+        if !login.repeated {
+            self.logins.swap_remove(place);
         }
-        explained
+        self.sessions.insert(heard.session, login);
+        true
     }
 }
 
-fn online(verdict: &mut Verdict, timeline: &Timeline<'_>, unseen: &mut Unseen, heard: &Heard) {
+/// By when it is told that a session is over whose connection ended at a moment, whatever the faults were.
+fn told_by(case: &Case<'_>, pod: usize, ended: Moment) -> Moment {
+    let window = case.limits.resume_window;
+    let over = case.health.after(pod, ended, window, Count::Whole);
+    case.health.confirmed_after(over).plus(case.limits.news())
+}
+
+fn online(
+    case: &Case<'_>,
+    verdict: &mut Verdict,
+    timeline: &Timeline<'_>,
+    unseen: &mut Unseen,
+    heard: &Heard,
+) {
     let login = timeline.attempts.iter().find(|attempt| {
         attempt
             .login()
@@ -96,7 +130,7 @@ fn online(verdict: &mut Verdict, timeline: &Timeline<'_>, unseen: &mut Unseen, h
             );
             verdict.violated(Rule::UnexplainedEvent, timeline.device, heard.at, text);
         }
-        None if unseen.explains(heard.session, heard.at) => {
+        None if unseen.explains(case, heard) => {
             verdict.excused("online_event_of_a_login_that_its_client_gave_up");
         }
         None => {
@@ -115,7 +149,7 @@ fn offline(
     reason: u16,
 ) {
     let Some(attempt) = timeline.login_of(heard.session, heard.epoch) else {
-        if unseen.explains(heard.session, heard.at) {
+        if unseen.explains(case, heard) {
             verdict.excused("offline_event_of_a_login_that_its_client_gave_up");
         } else {
             let text = format!(
@@ -158,16 +192,28 @@ fn reason_holds(
         Some(Code::ClientLeft) => Err("no client of it has said goodbye".to_owned()),
         Some(Code::Kicked) if timeline.may_have_been_kicked(life, case.health, case.limits) => Ok(()),
         Some(Code::Kicked) => Err("nobody kicked it".to_owned()),
-        Some(Code::InstanceLost) if case.health.may_be_dead(attempt.seen.pod, heard.at) => Ok(()),
-        Some(Code::InstanceLost) => Err("its pod wasn't away for long enough".to_owned()),
+        Some(Code::InstanceLost) => {
+            let pod = attempt.seen.pod;
+            let there = Span::new(began, told_by(case, pod, attempt.over_at()));
+            if case.health.may_be_told_lost(pod, there, heard.at) {
+                Ok(())
+            } else {
+                Err("its pod wasn't away for long enough while it was there, or long ago".to_owned())
+            }
+        }
         Some(code) if code.resumable() || code == Code::ResumeExpired => {
-            let goodbye = attempt.seen.end.is_some_and(|end| end.how == Ending::Left);
-            if !goodbye {
+            let Some(end) = attempt.seen.end.filter(|end| end.how == Ending::Left) else {
+                return Ok(());
+            };
+            // A goodbye that a dying process had read is lost with it; one that nobody has lost is passed on at once.
+            let goodbye = Span::new(end.from, end.at.plus(case.limits.slack));
+            if case.health.pod_disturbed(attempt.seen.pod, goodbye) {
+                verdict.excused("goodbye_lost_with_a_part");
                 return Ok(());
             }
-            // A goodbye that a dying process had read is lost with it.
-            if case.health.pod_disturbed(attempt.seen.pod, life) {
-                verdict.excused("goodbye_lost_with_a_part");
+            // The session had gone on over a connection that nobody knows of.
+            if heard.epoch > attempt.epoch() && timeline.may_have_logged_in_unseen(life) {
+                verdict.excused("offline_event_of_a_resume_that_its_client_gave_up");
                 return Ok(());
             }
             Err("its client had said goodbye".to_owned())

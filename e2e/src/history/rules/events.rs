@@ -29,13 +29,6 @@ fn kind(told: Told) -> u8 {
     }
 }
 
-fn dialler<'a>(case: &Case<'a>, heard: &Heard) -> &'a str {
-    let streams = &case.history.streams;
-    streams
-        .get(heard.stream as usize)
-        .map_or("nobody", String::as_str)
-}
-
 /// Events are numbered from 1 on each stream.
 fn streams_count(case: &Case<'_>, verdict: &mut Verdict) {
     let mut next: BTreeMap<u32, u64> = BTreeMap::new();
@@ -45,7 +38,7 @@ fn streams_count(case: &Case<'_>, verdict: &mut Verdict) {
             let text = format!(
                 "stream {} of {}: number {} where {expected} was due",
                 heard.stream,
-                dialler(case, heard),
+                case.dialler(heard),
                 heard.sequence
             );
             verdict.violated(Rule::EventOrder, heard.device, heard.at, text);
@@ -58,12 +51,12 @@ fn streams_count(case: &Case<'_>, verdict: &mut Verdict) {
 fn in_order(case: &Case<'_>, verdict: &mut Verdict, device: Device, events: &[&Heard]) {
     let mut told: HashMap<&str, (u64, Vec<(u8, Session, u64)>)> = HashMap::new();
     for heard in events {
-        let (highest, before) = told.entry(dialler(case, heard)).or_default();
+        let (highest, before) = told.entry(case.dialler(heard)).or_default();
         let event = (kind(heard.told), heard.session, heard.epoch);
         if heard.epoch < *highest && !before.contains(&event) {
             let text = format!(
                 "{} told {:?} of epoch {} after one of epoch {highest}",
-                dialler(case, heard),
+                case.dialler(heard),
                 heard.told,
                 heard.epoch
             );
@@ -74,8 +67,9 @@ fn in_order(case: &Case<'_>, verdict: &mut Verdict, device: Device, events: &[&H
     }
 }
 
-/// The same again comes from the same dialler, on a later stream: the one before broke before it was acknowledged. But the sessions of a
-/// lost instance are told by whoever the replicas choose, each for itself, and by the instance when it comes back after all.
+/// The same again comes from the same dialler, on a later stream: the one before broke, by a fault of that sidecar, before all knew that it
+/// was acknowledged. But the sessions of a lost instance are told by whoever the replicas choose, each for itself, and by the instance when
+/// it comes back after all.
 fn told_once(case: &Case<'_>, verdict: &mut Verdict, device: Device, events: &[&Heard]) {
     let mut first: HashMap<(u8, Session, u64), &Heard> = HashMap::new();
     for &heard in events {
@@ -83,8 +77,12 @@ fn told_once(case: &Case<'_>, verdict: &mut Verdict, device: Device, events: &[&
         let Some(before) = first.insert(event, heard) else {
             continue;
         };
-        let again = heard.stream > before.stream && dialler(case, heard) == dialler(case, before);
-        if again {
+        let later = heard.stream > before.stream && case.dialler(heard) == case.dialler(before);
+        let meanwhile = Span::new(before.at, heard.at);
+        let broke = case
+            .teller(heard)
+            .is_some_and(|pod| case.health.state_disturbed(pod, meanwhile));
+        if later && broke {
             verdict.excused("event_told_again_on_a_later_stream");
         } else if heard.stream != before.stream && (is_of_lost_instance(heard) || is_of_lost_instance(before))
         {
@@ -95,9 +93,9 @@ fn told_once(case: &Case<'_>, verdict: &mut Verdict, device: Device, events: &[&
                 heard.told,
                 heard.session,
                 heard.epoch,
-                dialler(case, before),
+                case.dialler(before),
                 before.at,
-                dialler(case, heard)
+                case.dialler(heard)
             );
             verdict.violated(Rule::RepeatedEvent, device, heard.at, text);
         }
@@ -153,7 +151,7 @@ fn beginnings_told(case: &Case<'_>, verdict: &mut Verdict) {
                 continue;
             }
             let begin = Span::new(attempt.seen.login_sent.unwrap_or(attempt.seen.begun), by);
-            if case.health.state_disturbed(attempt.seen.pod, begin) {
+            if case.health.state_killed(attempt.seen.pod, begin) {
                 verdict.excused("online_not_told_because_its_state_died");
                 continue;
             }

@@ -41,45 +41,77 @@ pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
 
 /// A device was said to have a connection, or (`window`) a session that may be resumed.
 fn answer(case: &Case<'_>, verdict: &mut Verdict, device: Device, call: Span, what: &str, window: Duration) {
-    let Some((last_end, by)) = gone(case, device, call, window) else {
-        return;
+    let gone = match look(case, device, call, window) {
+        Look::Gone(gone) => gone,
+        Look::There => return verdict.judged("online_answers_for_devices_with_a_connection"),
+        Look::Unseen => return verdict.excused("online_answer_while_a_login_that_was_given_up_may_be_there"),
     };
-    let ghost = call.from.since(last_end);
+    verdict.judged("online_answers_for_devices_without_a_connection");
+    let ghost = call.from.since(gone.last_end);
     verdict.longest_ghost = verdict.longest_ghost.max(ghost);
-    if call.from > by {
+    if call.from > gone.by {
         let text = format!(
-            "{what}, called at {}; its last connection had ended at {last_end}, which should have been known by {by}",
-            call.from
+            "{what}, called at {}; its last connection had ended at {}, which should have been known by {}",
+            call.from, gone.last_end, gone.by
         );
         verdict.violated(Rule::Ghost, device, call.to, text);
+    } else if call.from > gone.without_faults {
+        verdict.excused("online_answer_for_a_device_that_is_gone_after_a_fault");
     }
 }
 
-/// When the last connection of a device had ended before a call, and by when that should have been known; `None` if one was there, or
-/// may have been.
-fn gone(case: &Case<'_>, device: Device, call: Span, window: Duration) -> Option<(Moment, Moment)> {
+/// What a device had when it was said to be online.
+enum Look {
+    /// A connection, or an attempt that may have become one.
+    There,
+    /// Perhaps the connection of a login that its client had given up.
+    Unseen,
+    /// Nothing.
+    Gone(Gone),
+}
+
+/// Since when a device has had no connection.
+#[derive(Default)]
+struct Gone {
+    last_end: Moment,
+    /// By when that should have been known, as the faults were.
+    by: Moment,
+    /// And if there had been none.
+    without_faults: Moment,
+}
+
+/// What a device had at the time of a call.
+fn look(case: &Case<'_>, device: Device, call: Span, window: Duration) -> Look {
     let never = Timeline {
         device,
         attempts: Vec::new(),
         kicks: Vec::new(),
     };
     let timeline = case.timelines.get(&device).unwrap_or(&never);
-    let (mut last_end, mut by) = (Moment(0), Moment(0));
+    let limits = case.limits;
+    // However many faults follow each other: each of them lets a moment pass in which what is over is noticed.
+    let most = limits.ghost() * 2;
+    let mut gone = Gone::default();
     for attempt in &timeline.attempts {
         let Some(effect) = attempt.effect.filter(|effect| effect.from <= call.to) else {
             continue;
         };
-        // A login that its client gave up may have come later; its connection is gone all the same.
         let over = attempt.over_at();
-        let unseen = attempt.login().is_none() && effect.to >= call.from;
-        if over >= call.from || unseen {
-            return None;
+        if over >= call.from {
+            return Look::There;
         }
+        // A login that its client gave up may have come later; its connection is gone all the same.
+        if attempt.login().is_none() && effect.to >= call.from {
+            return Look::Unseen;
+        }
+        let since = over.max(effect.to);
         let noticed = case
             .health
-            .after(attempt.seen.pod, over.max(effect.to), window, Count::UntilDead);
-        last_end = last_end.max(over);
-        by = by.max(noticed.plus(case.limits.news()));
+            .after(attempt.seen.pod, since, window, Count::UntilDead)
+            .min(since.plus(most));
+        gone.last_end = gone.last_end.max(over);
+        gone.by = gone.by.max(noticed.plus(limits.news()));
+        gone.without_faults = gone.without_faults.max(since.plus(window + limits.news()));
     }
-    Some((last_end, by))
+    Look::Gone(gone)
 }

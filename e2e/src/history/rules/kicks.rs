@@ -65,7 +65,7 @@ fn done(case: &Case<'_>, verdict: &mut Verdict, kick: &Kick, timeline: &Timeline
         .after(one.seen.pod, kick.span.to, Duration::ZERO, Count::Whole)
         .plus(case.limits.news());
     let meanwhile = Span::new(kick.span.from, by);
-    if case.health.state_disturbed(one.seen.pod, meanwhile) {
+    if case.health.state_killed(one.seen.pod, meanwhile) {
         // The sidecar that had done it died, and with it what it was still to say.
         return verdict.excused("kick_done_by_a_state_that_died");
     }

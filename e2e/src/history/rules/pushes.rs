@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Case, Rule};
-use crate::history::record::{Device, Moment, Push, Said, Sighting, Span};
-use crate::history::timeline::{Attempt, Timeline};
+use crate::history::record::{Device, Moment, Push, Said, Sighting};
+use crate::history::timeline::Timeline;
 use crate::history::verdict::Verdict;
 
 pub(super) fn judge(case: &Case<'_>, verdict: &mut Verdict) {
@@ -64,43 +64,41 @@ fn at_one(case: &Case<'_>, verdict: &mut Verdict, push: &Push, sighting: &Sighti
         Some(Said::Retry | Said::Unknown) => verdict.excused("push_seen_though_not_known"),
         _ => {}
     }
-    if let Some(timeline) = case.timelines.get(&device)
-        && let Some(later) = replaced_before(timeline, number, push.span.from, case)
-    {
-        let was_told = Span::new(later.seen.login_sent.unwrap_or_default(), push.span.from);
-        let here = case.history.connections[number as usize].pod;
-        let hidden = case.health.pod_disturbed(later.seen.pod, was_told)
-            || case.health.pod_disturbed(here, was_told)
-            || case.health.routing_disturbed(was_told);
-        if hidden {
-            // Nobody could know of the later login: the pod that has it, or who listens to it, was away.
-            return verdict.excused("push_at_a_replaced_connection_while_parts_were_away");
-        }
-        let text = format!(
-            "push {}, sent at {}, came on connection {number}, which connection {} had replaced at {}",
-            push.id,
-            push.span.from,
-            later.seen.number,
-            later.login().map_or(Moment::NEVER, |login| login.at),
-        );
-        verdict.violated(Rule::ReplacedConnection, device, sighting.at, text);
+    if let Some(timeline) = case.timelines.get(&device) {
+        at_replaced(case, verdict, push, sighting, timeline);
     }
 }
 
-/// The login of the same device that had replaced a connection, as everybody could know by that moment.
-fn replaced_before<'t, 'a>(
-    timeline: &'t Timeline<'a>,
-    number: u32,
-    by: Moment,
+/// One push at a connection that a later login of its device has replaced.
+fn at_replaced(
     case: &Case<'_>,
-) -> Option<&'t Attempt<'a>> {
-    let this = timeline
-        .attempts
-        .iter()
-        .find(|attempt| attempt.seen.number == number)?;
-    timeline.attempts.iter().find(|other| {
-        other.login().is_some_and(|login| {
-            login.epoch > this.epoch() && login.at.plus(case.limits.news()) <= by && this.login().is_some()
-        })
-    })
+    verdict: &mut Verdict,
+    push: &Push,
+    sighting: &Sighting,
+    timeline: &Timeline<'_>,
+) {
+    let number = sighting.connection;
+    let mut attempts = timeline.attempts.iter();
+    let this = attempts.find(|attempt| attempt.seen.number == number && attempt.login().is_some());
+    let Some(this) = this else { return };
+    // Whose login was there for that long was known of by then, if no fault kept it from being known.
+    let before = push.span.from.minus(case.limits.news());
+    let Some(later) = timeline.replaced_by(this, before, case.health, case.limits) else {
+        let replaced = timeline.attempts.iter().any(|other| {
+            let login = other.login().filter(|login| login.epoch > this.epoch());
+            login.is_some_and(|login| login.at <= before)
+        });
+        if replaced {
+            verdict.excused("push_at_a_connection_whose_replacement_may_not_have_been_known");
+        }
+        return;
+    };
+    let text = format!(
+        "push {}, sent at {}, came on connection {number}, which connection {} had replaced at {}",
+        push.id,
+        push.span.from,
+        later.seen.number,
+        later.login().map_or(Moment::NEVER, |login| login.at),
+    );
+    verdict.violated(Rule::ReplacedConnection, timeline.device, sighting.at, text);
 }

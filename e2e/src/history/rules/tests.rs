@@ -1,5 +1,6 @@
 //! Each rule with a history that may have been and one that can't have been, in one place beside each other.
 
+mod faults;
 mod presence;
 mod pushes;
 mod told;

@@ -30,13 +30,25 @@ fn after(case: &Case<'_>, verdict: &mut Verdict, timeline: &Timeline<'_>, index:
     // Another attempt, before or after it, that may be there until then changes what is to be told.
     let until_then = Span::new(one.seen.login_sent.unwrap_or_default(), by);
     let others = timeline.attempts.iter().enumerate();
-    let replaced = others.filter(|(other, _)| *other != index).any(|(_, other)| {
-        let later = other.login().is_none_or(|login| login.epoch > one.epoch());
-        later && other.effect.is_some_and(|effect| effect.meets(until_then))
+    let later = others.filter(|(other, attempt)| {
+        let later = attempt.login().is_none_or(|login| login.epoch > one.epoch());
+        *other != index && later && attempt.effect.is_some_and(|effect| effect.meets(until_then))
     });
-    if replaced || by > case.history.end {
-        return;
+    let (mut known, mut unseen) = (false, false);
+    for (_, attempt) in later {
+        known |= attempt.login().is_some();
+        unseen |= attempt.login().is_none();
     }
+    if known {
+        return verdict.excused("end_of_a_session_whose_device_came_back");
+    }
+    if unseen {
+        return verdict.excused("end_of_a_session_beside_a_login_that_was_given_up");
+    }
+    if by > case.history.end {
+        return verdict.excused("end_of_a_session_that_is_told_after_the_history");
+    }
+    verdict.judged("ends_of_sessions");
     let told = case.heard_of(timeline.device).iter().find(|heard| {
         matches!(heard.told, Told::Offline { .. })
             && heard.epoch >= one.epoch()

@@ -86,7 +86,12 @@ pub(super) fn to_the_old_connection(history: &mut History, random: &mut Rng) -> 
                 .connections
                 .iter()
                 .find(|next| next.device == one.device && next.begun < end && next.number > one.number)?;
-            Some((one.number, one.device, next.login?.at))
+            // Of one that is gone at once nobody has to have heard.
+            let login = next.login?.at;
+            let lasted = next
+                .end
+                .is_none_or(|end| end.from > login.plus(history.limits.lag));
+            lasted.then_some((one.number, one.device, login))
         })
         .collect();
     let Some((number, device, at)) = any(random, moved).filter(|_| calm) else {
@@ -236,4 +241,13 @@ pub(super) fn lost_without_a_fault(history: &mut History, random: &mut Rng) -> b
         }
     };
     change_end(history, random, how)
+}
+
+pub(super) fn whole_late(history: &mut History, random: &mut Rng) -> bool {
+    let places = (0..history.faults.len()).collect();
+    let Some(place) = any(random, places) else {
+        return false;
+    };
+    history.faults[place].settled = history.end;
+    true
 }

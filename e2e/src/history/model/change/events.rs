@@ -31,6 +31,46 @@ pub(super) fn told_offline_while_connected(history: &mut History, random: &mut R
     true
 }
 
+/// Its first pod doesn't know, or doesn't care, that it was resumed at another one, and tells that it is over.
+pub(super) fn told_offline_after_it_went_on(history: &mut History, random: &mut Rng) -> bool {
+    let limits = history.limits;
+    let went_on = history.connections.iter().filter_map(|one| {
+        let (before, cut) = (one.login?, one.end.filter(|end| end.how == Ending::Cut)?);
+        let next = history
+            .connections
+            .iter()
+            .find(|next| next.device == one.device && next.begun >= cut.at)?;
+        let login = next.login.filter(|login| login.session == before.session)?;
+        let told = cut.at.plus(limits.resume_window + ms(50));
+        let in_time = login.at.plus(limits.slack) <= cut.from.plus(limits.resume_window);
+        let there = next.end.is_none_or(|end| end.from > told.plus(ms(100)));
+        // A kick's outcome isn't seen at once.
+        let kicked = history.kicks.iter().any(|kick| {
+            let felt = kick.span.to.plus(Duration::from_secs(20));
+            kick.device == one.device && kick.span.from <= told && felt >= cut.from
+        });
+        (in_time && there && !kicked).then_some((one.device, before, told))
+    });
+    let calm = history.faults.is_empty();
+    let Some((device, before, at)) = any(random, went_on.collect()).filter(|_| calm) else {
+        return false;
+    };
+    let stream = u32::try_from(history.streams.len()).unwrap();
+    history.streams.push("somebody".to_owned());
+    history.heard.push(Heard {
+        at,
+        stream,
+        sequence: 1,
+        told: Told::Offline {
+            reason: Code::ConnectionLost as u16,
+        },
+        device,
+        session: before.session,
+        epoch: before.epoch,
+    });
+    true
+}
+
 /// The places of the events that tell the ends of sessions whose devices stayed away for long enough afterwards.
 fn ends(history: &History) -> Vec<usize> {
     let time = history.limits.resume_window + history.limits.news() + Duration::from_secs(3);

@@ -73,6 +73,23 @@ fn a_replaced_connection_gets_nothing_more() {
     bad.fault(Part::Routing(0), FaultKind::Kill, 29_000, 33_400);
     assert_eq!(bad.breaks(), BTreeSet::new());
 
+    // But not if that was long before, or afterwards.
+    let mut long_known = Script(good.0.clone());
+    long_known.0.connections[old as usize].end = None;
+    long_known.fault(Part::Routing(0), FaultKind::Kill, 20_000, 20_400);
+    long_known.fault(Part::Routing(0), FaultKind::Pause, 50_000, 50_300);
+    long_known.fault(Part::State(0), FaultKind::Kill, 70_000, 70_300);
+    let id = long_known.push(1, 100_000, Said::Written);
+    long_known.seen(id, old, 100_003);
+    assert_eq!(long_known.breaks(), only(Rule::ReplacedConnection));
+    // Who had replaced it was gone again before anybody could know.
+    long_known.0.connections[new as usize].end = Some(End {
+        from: at(30_400),
+        at: at(30_402),
+        how: Ending::Left,
+    });
+    assert!(!long_known.breaks().contains(&Rule::ReplacedConnection));
+
     let mut unreplaced = Script(good.0.clone());
     unreplaced.0.connections[new as usize].login = None;
     unreplaced.0.connections[new as usize].login_sent = None;

@@ -65,7 +65,7 @@ fn events_have_causes() {
 fn the_sessions_of_a_lost_instance_are_told_by_others() {
     let reason = Code::InstanceLost as u16;
     let (mut script, one, _) = two();
-    script.ends(one, 20_500, Ending::Lost);
+    script.ends(one, 25_100, Ending::Lost);
     script.told(30_000, Told::Offline { reason }, 1, 1, 100);
     assert!(script.breaks().contains(&Rule::UnexplainedEvent));
     script.fault(Part::State(0), FaultKind::Pause, 20_000, 31_000);
@@ -89,10 +89,14 @@ fn events_come_once_and_in_order() {
     let mut again = Script(good.0.clone());
     again.told(20_020, LEFT, 1, 1, 100);
     assert_eq!(again.breaks(), only(Rule::RepeatedEvent));
-    // On a later stream of the same dialler it may come again, and nobody else may say it.
+    // On a later stream of the same dialler it may come again, if the one before broke; and nobody else may say it.
     again.0.heard.last_mut().unwrap().stream = 1;
     again.0.heard.last_mut().unwrap().sequence = 1;
     again.0.streams.push("pod-0.0".to_owned());
+    assert_eq!(again.breaks(), only(Rule::RepeatedEvent));
+    again.fault(Part::State(1), FaultKind::Kill, 20_000, 20_015);
+    assert_eq!(again.breaks(), only(Rule::RepeatedEvent), "another's");
+    again.fault(Part::State(0), FaultKind::Kill, 20_000, 20_015);
     assert_eq!(again.breaks(), BTreeSet::new());
     again.0.streams[1] = "pod-1.0".to_owned();
     assert_eq!(again.breaks(), only(Rule::RepeatedEvent));
