@@ -47,9 +47,12 @@ fn streams_count(case: &Case<'_>, verdict: &mut Verdict) {
     }
 }
 
+/// What is told: kind, session, epoch.
+type Event = (u8, Session, u64);
+
 /// One dialler tells of a device in the order of epochs; what it tells again, it told before.
 fn in_order(case: &Case<'_>, verdict: &mut Verdict, device: Device, events: &[&Heard]) {
-    let mut told: HashMap<&str, (u64, Vec<(u8, Session, u64)>)> = HashMap::new();
+    let mut told: HashMap<&str, (u64, Vec<Event>)> = HashMap::new();
     for heard in events {
         let (highest, before) = told.entry(case.dialler(heard)).or_default();
         let event = (kind(heard.told), heard.session, heard.epoch);
@@ -71,7 +74,7 @@ fn in_order(case: &Case<'_>, verdict: &mut Verdict, device: Device, events: &[&H
 /// was acknowledged. But the sessions of a lost instance are told by whoever the replicas choose, each for itself, and by the instance when
 /// it comes back after all.
 fn told_once(case: &Case<'_>, verdict: &mut Verdict, device: Device, events: &[&Heard]) {
-    let mut first: HashMap<(u8, Session, u64), &Heard> = HashMap::new();
+    let mut first: HashMap<Event, &Heard> = HashMap::new();
     for &heard in events {
         let event = (kind(heard.told), heard.session, heard.epoch);
         let Some(before) = first.insert(event, heard) else {

@@ -55,7 +55,7 @@ fn events_have_causes() {
     assert_eq!(left.breaks(), only(Rule::UnexplainedEvent));
     left.fault(Part::Gateway(0), FaultKind::Kill, 20_000, 20_500);
     assert_eq!(left.breaks(), BTreeSet::new());
-    let mut never_left = Script(good.0.clone());
+    let mut never_left = good;
     never_left.ends(one, 20_000, Ending::Cut);
     never_left.told(24_000, LEFT, 1, 1, 100);
     assert_eq!(never_left.breaks(), only(Rule::UnexplainedEvent));
