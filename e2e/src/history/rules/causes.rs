@@ -47,7 +47,8 @@ struct Vain {
     pod: usize,
     /// From when it may have taken effect until its session must be over and told.
     life: Span,
-    /// A sidecar may have taken it and died, so that the next one took it again: any number of sessions. Otherwise it is one that its
+    /// A sidecar may have taken it and died, so that the next one took it again, or its gateway died before it had the answer, and the next
+    /// gateway asked again: any number of sessions. Otherwise it is one that its
     /// client gave up, which explains one.
     repeated: bool,
 }
@@ -69,7 +70,7 @@ impl Unseen {
         let logins = timeline.attempts.iter().filter_map(|attempt| {
             let effect = attempt.effect?;
             let pod = attempt.seen.pod;
-            let repeated = case.health.state_disturbed(pod, effect);
+            let repeated = case.health.pod_disturbed(pod, effect);
             (repeated || attempt.login().is_none()).then(|| Vain {
                 pod,
                 life: Span::new(effect.from, told_by(case, pod, effect.to)),

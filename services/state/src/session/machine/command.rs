@@ -84,10 +84,11 @@ impl Machine {
     }
 
     fn kick(&mut self, key: Key, reason: &str) -> Outcome {
-        let handle = self.table.get(key).map_or(0, |record| record.handle);
+        let connection = self.table.get(key).map(|record| (record.handle, record.serial));
+        let (handle, serial) = connection.unwrap_or_default();
         self.leave(key, Some(Code::Kicked));
         if handle != 0 {
-            self.link.close_saying(handle, Code::Kicked, reason);
+            self.close_kicked(handle, serial, reason);
         }
         Outcome::Done
     }

@@ -23,6 +23,29 @@ const MAX_SAID: usize = 65_536;
 /// settled only once.
 const MAX_CLOSING: usize = 65_536;
 
+/// How a connection is closed by this side.
+#[derive(Debug, Clone)]
+pub(super) struct Farewell {
+    code: Code,
+    /// For people; of a kick.
+    reason: Box<str>,
+}
+
+impl From<Code> for Farewell {
+    fn from(code: Code) -> Self {
+        Self {
+            code,
+            reason: Box::default(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Closing {
+    serial: u64,
+    farewell: Farewell,
+}
+
 /// What is known of ended connections beside the sessions' own records.
 #[derive(Debug, Default)]
 pub(super) struct Settlements {
@@ -32,10 +55,11 @@ pub(super) struct Settlements {
     before: usize,
     /// Offline events that businesses haven't acknowledged, by serial: how many businesses. Bounded by their backlogs.
     owed: HashMap<u64, u32>,
-    /// Handles that this side has closed, with their serials.
-    closing: HashMap<u64, u64>,
-    /// Connections of sessions that went while nothing could be said to the gateway, with what is to be said.
-    unsaid: HashMap<u64, Code>,
+    /// Handles that this side has closed, until the gateway has said that they are.
+    closing: HashMap<u64, Closing>,
+    /// By serial, connections to be closed of which it isn't known whether the gateway heard it: it couldn't be told, or its stream broke
+    /// before it said that they are. The next snapshot may have them.
+    unsaid: HashMap<u64, Farewell>,
     /// Serials that another worker, whose shard is gone, will settle.
     pub(super) elsewhere: HashSet<u64>,
     /// Serials to be settled by the worker that has this one's shard now.
@@ -43,12 +67,22 @@ pub(super) struct Settlements {
 }
 
 impl Settlements {
-    /// A new stream begins. `same`: from the same gateway process.
-    pub(super) fn link_up(&mut self, same: bool) {
+    /// A new stream begins. `foreign`: of another gateway instance, to which serials of before mean nothing.
+    pub(super) fn link_up(&mut self, foreign: bool) {
         self.before = self.said.len();
-        if !same {
-            self.closing.clear();
+        self.link_down();
+        if foreign {
+            self.unsaid.clear();
         }
+    }
+
+    /// The stream broke: whether the gateway has closed what it was told to isn't known. One that hung hasn't even read it.
+    pub(super) fn link_down(&mut self) {
+        let told = self
+            .closing
+            .drain()
+            .map(|(_, closing)| (closing.serial, closing.farewell));
+        self.unsaid.extend(told.filter(|(serial, _)| *serial != 0));
     }
 
     /// The gateway's list is complete: what it didn't name, it has heard of, or never knew.
@@ -59,7 +93,7 @@ impl Settlements {
     }
 
     /// What was to be said to this connection while nothing could be.
-    pub(super) fn take_unsaid(&mut self, serial: u64) -> Option<Code> {
+    pub(super) fn take_unsaid(&mut self, serial: u64) -> Option<Farewell> {
         self.unsaid.remove(&serial)
     }
 
@@ -95,26 +129,58 @@ impl Machine {
     /// Closes a connection whose session is gone or elsewhere: nothing is owed of it.
     pub(super) fn close_for_good(&mut self, handle: u64, serial: u64, code: Code) {
         if handle != 0 && self.may_send() {
-            self.link.close(handle, code);
-            // Its end may be noted by the gateway only after it has heard that it is settled: so it is said again then.
-            if self.generation >= 2 && self.settlements.closing.len() < MAX_CLOSING {
-                self.settlements.closing.insert(handle, serial);
-            }
+            self.close(handle, serial, code.into());
         } else if self.link_state != LinkState::Live
             && self.generation >= 2
             && serial != 0
             && self.settlements.unsaid.len() < MAX_CLOSING
         {
             // The next snapshot may have its connection.
-            self.settlements.unsaid.insert(serial, code);
+            self.settlements.unsaid.insert(serial, code.into());
         }
         self.settle(serial);
     }
 
-    /// A connection without a session has ended: if this side closed it, that is settled.
+    /// Has the gateway close a connection, and again if its stream breaks before it has said that it did.
+    pub(super) fn close(&mut self, handle: u64, serial: u64, farewell: Farewell) {
+        if farewell.reason.is_empty() {
+            self.link.close(handle, farewell.code);
+        } else {
+            self.link.close_saying(handle, farewell.code, &farewell.reason);
+        }
+        if self.generation >= 2 && self.settlements.closing.len() < MAX_CLOSING {
+            self.settlements
+                .closing
+                .insert(handle, Closing { serial, farewell });
+        }
+    }
+
+    /// Closes the connection of a device that a business doesn't want, whose session is over already.
+    pub(super) fn close_kicked(&mut self, handle: u64, serial: u64, reason: &str) {
+        let farewell = Farewell {
+            code: Code::Kicked,
+            reason: reason.into(),
+        };
+        self.close(handle, serial, farewell);
+    }
+
+    /// A connection that the gateway was to close is there still.
+    pub(super) fn close_again(&mut self, handle: u64, serial: u64, farewell: Farewell) {
+        if farewell.code == Code::Kicked {
+            // Settled when businesses have heard of it.
+            self.close(handle, serial, farewell);
+        } else {
+            self.close_for_good(handle, serial, farewell.code);
+        }
+    }
+
+    /// A connection without a session has ended: if this side closed it, that is settled, also when the gateway noted its end after
+    /// it had heard so. A kick is settled when businesses have heard of it.
     pub(super) fn closed_by_us(&mut self, handle: u64) {
-        if let Some(serial) = self.settlements.closing.remove(&handle) {
-            self.settle(serial);
+        if let Some(closing) = self.settlements.closing.remove(&handle)
+            && closing.farewell.code != Code::Kicked
+        {
+            self.settle(closing.serial);
         }
     }
 
@@ -204,7 +270,9 @@ impl Machine {
     /// A connection that ended and that the gateway doesn't know to be settled.
     pub(super) fn ended_row(&mut self, ended: &EndedConnection, now: Now) {
         let serial = ended.serial;
-        if self.was_settled(serial) || self.settlements.take_unsaid(serial).is_some() {
+        let unsaid = self.settlements.take_unsaid(serial);
+        let to_settle = unsaid.is_some_and(|farewell| farewell.code != Code::Kicked);
+        if self.was_settled(serial) || to_settle {
             return self.settle(serial);
         }
         if self.settlements.owed.contains_key(&serial) || self.settlements.elsewhere.contains(&serial) {

@@ -34,7 +34,7 @@ impl Machine {
         imports.retain(|shard| same_instance && u32::from(*shard) >= hello.shards);
         self.sync.foreign = before.is_some() && !same_instance;
         self.sync.imports_since = now.micros;
-        self.settlements.link_up(same);
+        self.settlements.link_up(self.sync.foreign);
         if same {
             self.sync.imports = imports;
             return;
@@ -58,6 +58,7 @@ impl Machine {
     pub fn link_down(&mut self) {
         self.link_state = LinkState::Down;
         self.link.clear();
+        self.settlements.link_down();
         // The gateway refuses the logins that wait, or lets them come again: nobody would answer them here.
         self.logins.clear();
         self.quiescing = false;

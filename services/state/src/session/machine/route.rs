@@ -23,6 +23,9 @@ pub struct RouteChunk {
     pub upto: u64,
 }
 
+/// Logins that no replica has heard of for so long were made while none listened; usually it takes milliseconds.
+const UNHEARD_MS: u64 = 1_000;
+
 impl Machine {
     /// Announces a session's epoch to every replica and to the other workers.
     pub(super) fn announce(&mut self, key: Key) {
@@ -105,6 +108,9 @@ impl Machine {
     /// A device has a higher epoch elsewhere. The later login wins: a session that no replica had acknowledged before (`heard`) is
     /// the later one, whatever the clocks say, and stamps itself higher. One that some replica had heard of goes, also while
     /// another replica keeps all from being confirmed: what outranks it came after it.
+    ///
+    /// Of two logins that were both made while no replica listened the clocks decide, for nothing else can; but not one that is in the
+    /// future here.
     pub fn outranked(&mut self, outranked: &Outranked, heard: u64, now: Now) {
         let by_locator = Key::from_locator(outranked.locator);
         let same_device = |key: &Key| {
@@ -123,7 +129,10 @@ impl Machine {
         if record.epoch != outranked.epoch || record.epoch > outranked.winner_epoch {
             return;
         }
-        let done = if record.fresh && record.announced > heard && record.phase == Phase::Online {
+        let unheard = record.fresh && record.announced > heard;
+        let waited = now.unix_ms.saturating_sub(Epoch(record.epoch).unix_ms());
+        let by_clock = waited >= UNHEARD_MS && Epoch(outranked.winner_epoch).unix_ms() <= now.unix_ms;
+        let done = if unheard && !by_clock && record.phase == Phase::Online {
             record.epoch = self
                 .shared
                 .epochs

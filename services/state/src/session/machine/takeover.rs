@@ -102,11 +102,12 @@ impl Machine {
             self.count_forwarded(key, row.forwarded);
             return self.name_session(key, &row, now);
         }
+        // Before its session: a device that was kicked has one until businesses have heard of it.
+        if let Some(farewell) = self.settlements.take_unsaid(row.serial) {
+            return self.close_again(row.handle, row.serial, farewell);
+        }
         if let Some(key) = self.by_serial(row.serial) {
             return self.take_over(key, &row, now);
-        }
-        if let Some(code) = self.settlements.take_unsaid(row.serial) {
-            return self.close_for_good(row.handle, row.serial, code);
         }
         if self.sync.awaits_imports() {
             self.sync.rows.push(row);

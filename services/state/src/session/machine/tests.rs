@@ -11,6 +11,7 @@ mod schedules;
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
+use imaccess_common::identity::Epoch;
 use imaccess_common::token::{Claims, TokenError};
 use imaccess_proto::v1::{
     BusinessReply, ConnectionClosed, EventKind, Frames, FromBusiness, GatewayHello, LoginAttempt, Outranked,
@@ -475,6 +476,41 @@ fn what_the_custodian_found_gone_is_suspended_while_there_is_no_link() {
     assert_eq!(world.machine.phases()[1].1, 3, "they may be resumed");
     world.machine.connections_gone(&Gone::All, world.now);
     assert_eq!(world.machine.phases()[1].1, 3);
+}
+
+#[test]
+fn of_two_logins_that_nobody_heard_of_for_long_the_clocks_say_which_is_later() {
+    let mut world = World::new();
+    world.login(0);
+    let first = world.machine.take_routes().unwrap().announcements[0].clone();
+    world.advance(2_000);
+    let lost = |winner_ms: u64| Outranked {
+        device: first.device.clone(),
+        app: first.app.clone(),
+        session: first.session.clone(),
+        epoch: first.epoch,
+        locator: first.locator,
+        winner_epoch: winner_ms << Epoch::COUNTER_BITS,
+        winner_session: Bytes::from_static(&[9; 16]),
+    };
+    // A clock that is ahead proves nothing.
+    let ahead = lost(world.now.unix_ms + 5);
+    world.machine.outranked(&ahead, 0, world.now);
+    assert_eq!(world.machine.sessions(), 1);
+    let again = world.machine.take_routes().unwrap().announcements[0].clone();
+    assert!(again.epoch > ahead.winner_epoch);
+
+    let mut world = World::new();
+    world.login(0);
+    assert_eq!(
+        world.machine.take_routes().unwrap().announcements[0].epoch,
+        first.epoch
+    );
+    world.advance(2_000);
+    let since = lost(world.now.unix_ms - 5);
+    world.machine.outranked(&since, 0, world.now);
+    assert_eq!(world.machine.sessions(), 0);
+    assert_eq!(world.machine.link.take().closes[0].code, Code::Superseded as u32);
 }
 
 #[test]

@@ -129,6 +129,39 @@ fn a_kick_ends_the_session_with_its_words_and_one_event() {
 }
 
 #[test]
+fn a_kick_that_a_gateway_has_not_heard_is_said_again_and_nobody_comes_back() {
+    for incarnation in [1, 2] {
+        let mut world = world();
+        let handle = login(&mut world, 0, "", "");
+        world.machine.take_stream(0, 0);
+        let kick = command(&world, 0, SessionAction::Kick, "");
+        assert_eq!(carry_out(&mut world, &kick), Outcome::Done);
+        // What was on its way went with the stream.
+        world.machine.link_down();
+        world.machine.link_up(&hello(incarnation), GENERATION, world.now);
+        let row = SnapshotChunk {
+            handle: vec![handle + 1_000],
+            serial: vec![handle * 10],
+            ticket_length: vec![0],
+            forwarded: vec![0],
+            done: true,
+            ..SnapshotChunk::default()
+        };
+        world.machine.snapshot(&row, world.now);
+        let batch = world.machine.link.take();
+        let close = Close::decode(&batch.closes[0].frame[HEADER_LEN..]).unwrap();
+        assert_eq!(
+            (batch.closes[0].handle, close.code, close.reason),
+            (handle + 1_000, Code::Kicked as u16, "spam")
+        );
+        assert_eq!(world.machine.sessions(), 0);
+        let events = world.machine.take_stream(0, 0).events;
+        let kinds: Vec<_> = events.iter().map(|event| event.kind()).collect();
+        assert_eq!(kinds, [EventKind::Offline], "once, and no other");
+    }
+}
+
+#[test]
 fn a_session_without_a_connection_can_be_kicked_too() {
     let mut world = world();
     login(&mut world, 0, "", "");
