@@ -356,7 +356,8 @@ impl Shard {
             let mut busy = self.poll_link();
             busy |= self.poll_sockets()?;
             busy |= self.read_on();
-            busy |= self.fanout_slice();
+            let sweeps = self.fanout_slice();
+            busy |= sweeps;
             busy |= self.snapshot_chunk();
             busy |= self.tell_repeats();
             busy |= self.serve_custody();
@@ -388,6 +389,11 @@ impl Shard {
             if busy {
                 // The stream's own tasks run on this thread too.
                 tokio::task::yield_now().await;
+                if sweeps {
+                    // Without a processor of its own a sweep would keep state and routing from theirs, and with them every single message,
+                    // for as long as the scheduler lets a thread run.
+                    std::thread::yield_now();
+                }
                 continue;
             }
             let waiting_for_room = self.outbox.has_events();

@@ -146,9 +146,8 @@ fn few_are_torn(case: &Case<'_>, verdict: &mut Verdict) {
     let pods: BTreeSet<usize> = case.history.connections.iter().map(|one| one.pod).collect();
     for pod in pods {
         for kill in kills(case, pod) {
-            let away = Span::new(kill.from, kill.settled);
             let for_long = kill.from.plus(case.limits.dead_man) <= kill.settled;
-            if for_long || case.health.lost(pod, away) {
+            if for_long || case.health.lost(pod, felt(case, &kill)) {
                 verdict.excused("connections_lost_with_their_pod");
                 continue;
             }

@@ -146,14 +146,19 @@ fn beginnings_told(case: &Case<'_>, verdict: &mut Verdict) {
             let Some(login) = attempt.login().filter(|login| !login.resumed) else {
                 continue;
             };
+            let sent = attempt.seen.login_sent.unwrap_or(attempt.seen.begun);
+            // A login that is taken again, because its gateway or its link was replaced before the answer, goes on with the session of the first
+            // time, which was told.
             let told = heard.iter().any(|event| {
-                event.told == Told::Online && event.session == login.session && event.epoch == login.epoch
+                let taken_before = sent <= event.at && event.epoch < login.epoch;
+                let same = event.session == login.session && (event.epoch == login.epoch || taken_before);
+                event.told == Told::Online && same
             });
             let by = login.at.plus(case.limits.news());
             if told || by > case.history.end {
                 continue;
             }
-            let begin = Span::new(attempt.seen.login_sent.unwrap_or(attempt.seen.begun), by);
+            let begin = Span::new(sent, by);
             if case.health.state_killed(attempt.seen.pod, begin) {
                 verdict.excused("online_not_told_because_its_state_died");
                 continue;

@@ -84,6 +84,15 @@ impl Rows {
         }
     }
 
+    /// Rows for so many slots.
+    fn make_room(&mut self, slots: u32) {
+        let slots = slots as usize;
+        if slots > self.rows.len() {
+            grow(&mut self.rows, slots);
+            self.rows.resize(slots, Membership::NONE);
+        }
+    }
+
     fn find(&self, slot: u32, group: GroupIndex) -> Option<Membership> {
         let mut memberships = self.of(slot).iter();
         memberships.find(|membership| membership.group == group).copied()
@@ -92,8 +101,7 @@ impl Rows {
     fn add(&mut self, slot: u32, membership: Membership) {
         let index = slot as usize;
         if index >= self.rows.len() {
-            grow(&mut self.rows, index + 1);
-            self.rows.resize(index + 1, Membership::NONE);
+            self.make_room(slot + 1);
         }
         match self.rows[index].group {
             NONE => self.rows[index] = membership,
@@ -153,6 +161,12 @@ fn grow<T>(list: &mut Vec<T>, len: usize) {
 }
 
 impl Groups {
+    /// Whoever joins is in one of so many slots. Said before a join, it makes rows for all at once: lists that grow side by side, a
+    /// little each time, leave more memory behind them than they hold.
+    pub(crate) fn make_room(&mut self, slots: u32) {
+        self.rows.make_room(slots);
+    }
+
     /// Makes the connection in `slot` a member; nothing happens if it is one.
     pub(crate) fn join(&mut self, slot: u32, business: u32, id: &[u8]) {
         let group = match self.by_key.get(&KeyRef { business, id }) {

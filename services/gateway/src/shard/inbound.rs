@@ -190,6 +190,7 @@ impl Shard {
             return;
         }
         if membership.member {
+            self.groups.make_room(self.connections.slots());
             self.groups.join(slot, membership.business, &membership.group);
         } else {
             self.groups.leave(slot, membership.business, &membership.group);

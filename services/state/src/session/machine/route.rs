@@ -23,8 +23,9 @@ pub struct RouteChunk {
     pub upto: u64,
 }
 
-/// Logins that no replica has heard of for so long were made while none listened; usually it takes milliseconds.
-const UNHEARD_MS: u64 = 1_000;
+/// Logins that no replica has heard of for so long were made while none listened; usually it takes a few milliseconds. Two within that
+/// time may be decided wrongly, as either claims to be the later one until a replica has heard it.
+const UNHEARD_MS: u64 = 50;
 
 impl Machine {
     /// Announces a session's epoch to every replica and to the other workers.
