@@ -88,7 +88,7 @@ impl Machine {
         let (handle, serial) = connection.unwrap_or_default();
         self.leave(key, Some(Code::Kicked));
         if handle != 0 {
-            self.close_kicked(handle, serial, reason);
+            self.close_kicked(handle, serial, key, reason);
         }
         Outcome::Done
     }

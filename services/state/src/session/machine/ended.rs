@@ -29,6 +29,8 @@ pub(super) struct Farewell {
     code: Code,
     /// For people; of a kick.
     reason: Box<str>,
+    /// The session that a kick has ended, of which businesses are told.
+    kicked: Option<Key>,
 }
 
 impl From<Code> for Farewell {
@@ -36,6 +38,7 @@ impl From<Code> for Farewell {
         Self {
             code,
             reason: Box::default(),
+            kicked: None,
         }
     }
 }
@@ -156,17 +159,18 @@ impl Machine {
     }
 
     /// Closes the connection of a device that a business doesn't want, whose session is over already.
-    pub(super) fn close_kicked(&mut self, handle: u64, serial: u64, reason: &str) {
+    pub(super) fn close_kicked(&mut self, handle: u64, serial: u64, key: Key, reason: &str) {
         let farewell = Farewell {
             code: Code::Kicked,
             reason: reason.into(),
+            kicked: Some(key),
         };
         self.close(handle, serial, farewell);
     }
 
     /// A connection that the gateway was to close is there still.
     pub(super) fn close_again(&mut self, handle: u64, serial: u64, farewell: Farewell) {
-        if farewell.code == Code::Kicked {
+        if farewell.kicked.is_some() {
             // Settled when businesses have heard of it.
             self.close(handle, serial, farewell);
         } else {
@@ -175,12 +179,14 @@ impl Machine {
     }
 
     /// A connection without a session has ended: if this side closed it, that is settled, also when the gateway noted its end after
-    /// it had heard so. A kick is settled when businesses have heard of it.
+    /// it had heard so. A kick is settled when businesses have heard of it, which may have been before.
     pub(super) fn closed_by_us(&mut self, handle: u64) {
-        if let Some(closing) = self.settlements.closing.remove(&handle)
-            && closing.farewell.code != Code::Kicked
-        {
-            self.settle(closing.serial);
+        let Some(Closing { serial, farewell }) = self.settlements.closing.remove(&handle) else {
+            return;
+        };
+        let is_to_be_told = farewell.kicked.is_some_and(|key| self.table.get(key).is_some());
+        if !is_to_be_told && !self.settlements.owed.contains_key(&serial) {
+            self.settle(serial);
         }
     }
 
@@ -271,7 +277,7 @@ impl Machine {
     pub(super) fn ended_row(&mut self, ended: &EndedConnection, now: Now) {
         let serial = ended.serial;
         let unsaid = self.settlements.take_unsaid(serial);
-        let to_settle = unsaid.is_some_and(|farewell| farewell.code != Code::Kicked);
+        let to_settle = unsaid.is_some_and(|farewell| farewell.kicked.is_none());
         if self.was_settled(serial) || to_settle {
             return self.settle(serial);
         }

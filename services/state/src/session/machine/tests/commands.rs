@@ -158,6 +158,19 @@ fn a_kick_that_a_gateway_has_not_heard_is_said_again_and_nobody_comes_back() {
         let events = world.machine.take_stream(0, 0).events;
         let kinds: Vec<_> = events.iter().map(|event| event.kind()).collect();
         assert_eq!(kinds, [EventKind::Offline], "once, and no other");
+        // The business has heard of it before the gateway closes: what the gateway then notes is settled all the same.
+        let heard = FromBusiness {
+            event_ack: events.last().unwrap().sequence,
+            ..FromBusiness::default()
+        };
+        world.machine.business(0, 0, &heard, world.now);
+        world.machine.link.take();
+        let closed = ConnectionClosed {
+            handle: handle + 1_000,
+            code: Code::Kicked as u32,
+        };
+        world.machine.closed(&[closed], world.now);
+        assert_eq!(world.machine.link.take().settled, [handle * 10]);
     }
 }
 
