@@ -97,6 +97,12 @@ pub(super) async fn broken_fence(size: Size, seed: u64) -> Result<Report> {
 
 async fn drive_one(plan: Plan, pods: usize, binary: Option<PathBuf>) -> Result<Outcome> {
     let listener = Listener::start().await?;
+    // The program with the fault says so.
+    let expected: &[&str] = if binary.is_some() {
+        &["it is there to be found out"]
+    } else {
+        &[]
+    };
     let mut business = BusinessConfig::new(BUSINESS, "history", &format!("http://{}", listener.address));
     business.events = true;
     let cluster = Cluster::start(Options {
@@ -112,7 +118,7 @@ async fn drive_one(plan: Plan, pods: usize, binary: Option<PathBuf>) -> Result<O
     })
     .await?;
     let outcome = drive::run(&cluster, listener, BUSINESS, plan).await?;
-    cluster.stop(&[]).await?;
+    cluster.stop(expected).await?;
     Ok(outcome)
 }
 

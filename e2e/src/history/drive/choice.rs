@@ -99,7 +99,7 @@ pub(super) fn gap(random: &mut Rng, per_second: f64) -> Duration {
 pub enum Mix {
     /// All kinds, of all parts.
     Everything,
-    /// Pauses of routing replicas, from which they come back with routes of the past.
+    /// Pauses of routing replicas, from which they come back with routes of the past: too short for them to know that they stood still.
     RoutingPauses,
 }
 
@@ -125,7 +125,8 @@ impl Blow {
             FaultKind::Pause
         };
         if mix == Mix::RoutingPauses {
-            return Self::Routing(FaultKind::Pause, pause);
+            let short = limits.suspect_after.mul_f64(0.5 + 0.45 * random.f64());
+            return Self::Routing(FaultKind::Pause, short);
         }
         match random.u8(..100) {
             0..38 => Self::Gateway(kind, pause),

@@ -97,12 +97,14 @@ pub(super) async fn reach<S: RouteStore, W: ForDevices>(
     devices: &[String],
     what: &W,
 ) -> Vec<Outcome> {
+    // Before the look and after it: who wasn't there while an instance was still being heard isn't offline because it has been heard since.
+    let known_before = hub.offline_known();
     let mut routes = Vec::with_capacity(devices.len());
     if let Err(fault) = hub.store.routes(app, devices, &mut routes).await {
         tracing::warn!(%fault, "pushes answer retry");
         return vec![Outcome::Retry; devices.len()];
     }
-    let answers = sort(hub, &routes);
+    let answers = sort(hub, &routes, known_before && hub.offline_known());
     let targets: Vec<usize> = (0..answers.len())
         .filter(|&device| matches!(answers[device], Answer::Awaited(_)))
         .collect();
@@ -122,8 +124,8 @@ pub(super) async fn reach<S: RouteStore, W: ForDevices>(
 }
 
 /// What is known of each device before anything is sent.
-fn sort<S: RouteStore>(hub: &Hub<S>, routes: &[Option<Route>]) -> Vec<Answer> {
-    let without_route = if hub.offline_known() {
+fn sort<S: RouteStore>(hub: &Hub<S>, routes: &[Option<Route>], offline_known: bool) -> Vec<Answer> {
+    let without_route = if offline_known {
         Outcome::Offline
     } else {
         Outcome::Retry
@@ -190,9 +192,10 @@ async fn doubt_offline<S: RouteStore>(
         return;
     }
     let names: Vec<String> = doubtful.iter().map(|&device| devices[device].clone()).collect();
+    let known_before = hub.offline_known();
     let mut routes = Vec::with_capacity(names.len());
     let found = hub.store.routes(app, &names, &mut routes).await.is_ok();
-    let known = found && hub.offline_known();
+    let known = known_before && found && hub.offline_known();
     for (position, &device) in doubtful.iter().enumerate() {
         if !known || routes[position].is_some() {
             outcomes[device] = Outcome::Retry;

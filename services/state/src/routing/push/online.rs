@@ -12,6 +12,7 @@ pub(super) async fn query<S: RouteStore>(hub: &Hub<S>, request: &QueryOnlineRequ
         status: status.into(),
         gateway: gateway.to_owned(),
     };
+    let known_before = hub.offline_known();
     let mut routes = Vec::with_capacity(request.devices.len());
     let found = hub
         .store
@@ -21,7 +22,7 @@ pub(super) async fn query<S: RouteStore>(hub: &Hub<S>, request: &QueryOnlineRequ
         tracing::warn!(%fault, "questions who is online answer retry");
         return vec![said(PresenceStatus::Retry, ""); request.devices.len()];
     }
-    let without_route = if hub.offline_known() {
+    let without_route = if known_before && hub.offline_known() {
         PresenceStatus::Offline
     } else {
         PresenceStatus::Retry
