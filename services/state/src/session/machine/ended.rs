@@ -85,7 +85,9 @@ impl Settlements {
             .closing
             .drain()
             .map(|(_, closing)| (closing.serial, closing.farewell));
-        self.unsaid.extend(told.filter(|(serial, _)| *serial != 0));
+        let room = MAX_CLOSING.saturating_sub(self.unsaid.len());
+        self.unsaid
+            .extend(told.filter(|(serial, _)| *serial != 0).take(room));
     }
 
     /// The gateway's list is complete: what it didn't name, it has heard of, or never knew.
