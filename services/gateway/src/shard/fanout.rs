@@ -5,9 +5,9 @@
 //! on board where the sweep stands and gets off when it has gone round once. So the busier a group is, the more frames
 //! share a write, and each member still sees them in order: who is on board first is nowhere written later.
 //!
-//! The members are those at the sweep's beginning. Once somebody has joined since, or another group's frame waits,
-//! nothing more gets on board: the sweep ends within one round, and the next begins with the members of then. Who has
-//! left meanwhile is skipped by the caller, who looks at the connection's own row.
+//! The members are those at the sweep's beginning, in the group's own list, which is held until the sweep ends: nobody changes places
+//! there, and who has left meanwhile is skipped. Once somebody has joined since, or another group's frame waits, nothing more gets on
+//! board: the sweep ends within one round, and the next begins with the members of then.
 //!
 //! A broadcast names its receivers by their handles, and its sweep is its own: nothing else gets on board, and who isn't the
 //! connection any more that was named is skipped.
@@ -21,7 +21,7 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 use imaccess_net::handle::Handle;
 
-use super::groups::{GroupIndex, Groups};
+use super::groups::{Groups, Held};
 use super::queue::Priority;
 
 /// Most frames, and about the most bytes, that are written to a member at once: no more than a socket with a small
@@ -71,10 +71,8 @@ struct Aboard {
 #[derive(Debug)]
 enum Of {
     Group {
-        group: GroupIndex,
+        held: Held,
         id: Bytes,
-        generation: u32,
-        joins: u64,
     },
     /// One broadcast, to these handles.
     Connections(Box<[u64]>),
@@ -86,8 +84,6 @@ pub(crate) struct Sweep {
     pub(crate) business: u32,
     pub(crate) priority: Priority,
     of: Of,
-    /// Slots of the group's members; empty for a broadcast.
-    members: Vec<u32>,
     cursor: usize,
     aboard: VecDeque<Aboard>,
     /// The frames on board, one after the other.
@@ -107,8 +103,6 @@ struct Lane {
 pub(crate) struct Fanout {
     /// Highest priority first.
     lanes: [Lane; 3],
-    /// The last sweep's list of members, to be used again.
-    spare: Vec<u32>,
 }
 
 impl Fanout {
@@ -144,21 +138,14 @@ impl Fanout {
     /// frames that have expired, which are counted.
     pub(crate) fn slice(
         &mut self,
-        groups: &Groups,
+        groups: &mut Groups,
         now_ms: u64,
         most: usize,
         expired: &mut u64,
     ) -> Option<(Sweep, Range<usize>)> {
-        let spare = &mut self.spare;
-        let slice = self
-            .lanes
+        self.lanes
             .iter_mut()
-            .find_map(|lane| lane.slice(spare, groups, now_ms, most, expired));
-        if slice.is_none() {
-            // A third of what a group costs, for as long as nobody pushes to one.
-            self.spare = Vec::new();
-        }
-        slice
+            .find_map(|lane| lane.slice(groups, now_ms, most, expired))
     }
 
     /// Takes back a sweep after its slice.
@@ -186,8 +173,7 @@ impl Fanout {
 impl Lane {
     fn slice(
         &mut self,
-        spare: &mut Vec<u32>,
-        groups: &Groups,
+        groups: &mut Groups,
         now_ms: u64,
         most: usize,
         expired: &mut u64,
@@ -195,16 +181,16 @@ impl Lane {
         loop {
             let mut sweep = match self.sweep.take() {
                 Some(sweep) => sweep,
-                None => self.begin(spare, groups, now_ms, expired)?,
+                None => self.begin(groups, now_ms, expired)?,
             };
             if !sweep.is_current(groups) {
                 // Everybody has left: what waits for this group falls out when its turn comes.
-                sweep.give_back(spare);
+                sweep.let_go(groups);
                 continue;
             }
             self.board(&mut sweep, groups, now_ms, expired);
             let Some(left) = sweep.aboard.front().map(|first| first.left) else {
-                sweep.give_back(spare);
+                sweep.let_go(groups);
                 continue;
             };
             let end = (sweep.cursor + most.min(left)).min(sweep.len());
@@ -215,33 +201,17 @@ impl Lane {
 
     /// A sweep for the oldest frame's group, with nothing on board, or for the broadcast that it is. Frames that nobody here wants
     /// fall out.
-    fn begin(
-        &mut self,
-        spare: &mut Vec<u32>,
-        groups: &Groups,
-        now_ms: u64,
-        expired: &mut u64,
-    ) -> Option<Sweep> {
+    fn begin(&mut self, groups: &mut Groups, now_ms: u64, expired: &mut u64) -> Option<Sweep> {
         loop {
             let front = self.waiting.front()?;
             let (business, priority) = (front.business, front.priority);
             if let Receivers::Group(id) = &front.receivers
-                && let Some((group, generation)) = groups.find(business, id)
+                && let Some(held) = groups.hold(business, id)
             {
-                let mut members = std::mem::take(spare);
-                members.clear();
-                members.reserve_exact(groups.members(group).len());
-                members.extend_from_slice(groups.members(group));
                 return Some(Sweep {
                     business,
                     priority,
-                    of: Of::Group {
-                        group,
-                        id: id.clone(),
-                        generation,
-                        joins: groups.joins(group),
-                    },
-                    members,
+                    of: Of::Group { held, id: id.clone() },
                     cursor: 0,
                     aboard: VecDeque::new(),
                     run: Bytes::new(),
@@ -267,7 +237,6 @@ impl Lane {
                 business,
                 priority,
                 of: Of::Connections(handles),
-                members: Vec::new(),
                 cursor: 0,
                 aboard: VecDeque::from([aboard]),
                 run: frame.frame,
@@ -283,10 +252,10 @@ impl Lane {
 
     /// Takes frames on board from the front of the queue, as long as they are this group's.
     fn board(&mut self, sweep: &mut Sweep, groups: &Groups, now_ms: u64, expired: &mut u64) {
-        let Of::Group { group, id, joins, .. } = &sweep.of else {
+        let Of::Group { held, id } = &sweep.of else {
             return;
         };
-        if groups.joins(*group) != *joins {
+        if !groups.nobody_joined(held) {
             return;
         }
         let mut bytes = sweep.run.len();
@@ -310,7 +279,7 @@ impl Lane {
             sweep.aboard.push_back(Aboard {
                 frame: frame.frame,
                 expires_ms: frame.expires_ms,
-                left: sweep.members.len(),
+                left: held.places,
             });
         }
         if changed {
@@ -323,23 +292,21 @@ impl Sweep {
     /// How many receivers there are.
     fn len(&self) -> usize {
         match &self.of {
-            Of::Group { .. } => self.members.len(),
+            Of::Group { held, .. } => held.places,
             Of::Connections(handles) => handles.len(),
         }
     }
 
-    /// The list of members is used again.
-    fn give_back(self, spare: &mut Vec<u32>) {
-        if self.members.capacity() > spare.capacity() {
-            *spare = self.members;
+    /// Ends the sweep.
+    fn let_go(self, groups: &mut Groups) {
+        if let Of::Group { held, .. } = self.of {
+            groups.release(held);
         }
     }
 
     fn is_current(&self, groups: &Groups) -> bool {
         match &self.of {
-            Of::Group {
-                group, generation, ..
-            } => groups.is_current(*group, *generation),
+            Of::Group { held, .. } => groups.is_current(held),
             Of::Connections(_) => true,
         }
     }
@@ -353,10 +320,7 @@ impl Sweep {
         generation: impl FnOnce(u32) -> u32,
     ) -> Option<u32> {
         match &self.of {
-            Of::Group { group, .. } => {
-                let slot = self.members[index];
-                groups.is_member(slot, *group).then_some(slot)
-            }
+            Of::Group { held, .. } => groups.member_at(held.group, index),
             Of::Connections(handles) => {
                 let handle = Handle::from_bits(handles[index]);
                 (generation(handle.slot()) == handle.generation()).then_some(handle.slot())

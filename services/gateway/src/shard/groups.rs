@@ -2,6 +2,10 @@
 //!
 //! A member costs 4 bytes in its group and 8 in its connection's row. Lists grow by an eighth, not to twice their size: what they hold
 //! is most of what groups cost.
+//!
+//! A sweep goes round the group's own list, as a copy would cost as much again. So while one is under way nobody changes places:
+//! who leaves leaves the place vacant, who joins stands behind those whom the sweep began with. Once the last sweep has let go, the
+//! vacant places are closed.
 
 use hashbrown::HashMap;
 use imaccess_net::slab::Slab;
@@ -13,6 +17,8 @@ pub(crate) type GroupIndex = u32;
 const NONE: u32 = u32::MAX;
 /// Several groups.
 const SEVERAL: u32 = u32::MAX - 1;
+/// In a list of members: nobody stands here any more.
+pub(crate) const VACANT: u32 = u32::MAX;
 
 /// The groups of one shard. Every change goes through here, so that both directions agree.
 #[derive(Debug, Default)]
@@ -44,8 +50,22 @@ impl hashbrown::Equivalent<Key> for KeyRef<'_> {
 #[derive(Debug)]
 struct Group {
     key: Key,
+    /// Slots, and [`VACANT`] where somebody left while the list was held.
     members: Vec<u32>,
+    vacant: usize,
+    /// Sweeps that go round the list.
+    holders: u32,
     /// How many have ever joined.
+    joins: u64,
+}
+
+/// A group whose members keep their places until [`Groups::release`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) group: GroupIndex,
+    generation: u32,
+    /// How many places there were.
+    pub(crate) places: usize,
     joins: u64,
 }
 
@@ -179,6 +199,8 @@ impl Groups {
                 let (group, _) = self.groups.insert(Group {
                     key: key.clone(),
                     members: Vec::new(),
+                    vacant: 0,
+                    holders: 0,
                     joins: 0,
                 });
                 self.by_key.insert(key, group);
@@ -220,50 +242,89 @@ impl Groups {
         let Some(entry) = self.groups.get_mut(group) else {
             return;
         };
-        let position = membership.position as usize;
-        entry.members.swap_remove(position);
-        if let Some(moved) = entry.members.get(position).copied() {
-            self.rows.moved(moved, group, membership.position);
+        entry.members[membership.position as usize] = VACANT;
+        entry.vacant += 1;
+        if entry.vacant == entry.members.len() {
+            if let Some(entry) = self.groups.remove(group) {
+                self.by_key.remove(&entry.key);
+            }
+        } else if entry.holders == 0 {
+            self.close_up(group, membership.position as usize);
+        }
+    }
+
+    /// Fills the vacant places at and behind `from` with the last members. There must be one who isn't vacant.
+    fn close_up(&mut self, group: GroupIndex, from: usize) {
+        let Some(entry) = self.groups.get_mut(group) else {
+            return;
+        };
+        let mut place = from;
+        while entry.vacant > 0 && place < entry.members.len() {
+            if entry.members[place] != VACANT {
+                place += 1;
+                continue;
+            }
+            entry.members.swap_remove(place);
+            entry.vacant -= 1;
+            if let Some(moved) = entry.members.get(place).copied()
+                && moved != VACANT
+            {
+                self.rows.moved(moved, group, place as u32);
+            }
         }
         if entry.members.capacity() > 64 && entry.members.len() < entry.members.capacity() / 4 {
             // A room that was full once must not hold its memory for ever.
             entry.members.shrink_to(entry.members.len() * 2);
         }
-        if entry.members.is_empty()
-            && let Some(entry) = self.groups.remove(group)
-        {
-            self.by_key.remove(&entry.key);
+    }
+
+    /// Keeps the members of a group, if it has some here, in their places.
+    pub(crate) fn hold(&mut self, business: u32, id: &[u8]) -> Option<Held> {
+        let group = *self.by_key.get(&KeyRef { business, id })?;
+        let entry = self.groups.get_mut(group)?;
+        entry.holders += 1;
+        let (places, joins) = (entry.members.len(), entry.joins);
+        Some(Held {
+            group,
+            generation: self.groups.generation(group),
+            places,
+            joins,
+        })
+    }
+
+    /// Ends what [`Self::hold`] began. If the group is gone there is nothing to do.
+    pub(crate) fn release(&mut self, held: Held) {
+        if !self.is_current(&held) {
+            return;
+        }
+        let Some(entry) = self.groups.get_mut(held.group) else {
+            return;
+        };
+        entry.holders -= 1;
+        if entry.holders == 0 && entry.vacant > 0 {
+            self.close_up(held.group, 0);
         }
     }
 
-    /// The group's place and that place's generation, if it has members here.
-    pub(crate) fn find(&self, business: u32, id: &[u8]) -> Option<(GroupIndex, u32)> {
-        let group = *self.by_key.get(&KeyRef { business, id })?;
-        Some((group, self.groups.generation(group)))
+    /// Whether the group that is held is still there: it goes with its last member.
+    pub(crate) fn is_current(&self, held: &Held) -> bool {
+        self.groups.get(held.group).is_some() && self.groups.generation(held.group) == held.generation
     }
 
-    /// Whether `generation` still names the group that stands at `group`.
-    pub(crate) fn is_current(&self, group: GroupIndex, generation: u32) -> bool {
-        self.groups.get(group).is_some() && self.groups.generation(group) == generation
+    /// Whether nobody has joined since the group was held. Must be current.
+    pub(crate) fn nobody_joined(&self, held: &Held) -> bool {
+        let joins = self.groups.get(held.group).map(|group| group.joins);
+        joins == Some(held.joins)
     }
 
-    /// The members of a group, as slots.
-    pub(crate) fn members(&self, group: GroupIndex) -> &[u32] {
-        self.groups.get(group).map_or(&[], |group| &group.members)
-    }
-
-    /// How many have ever joined a group: the same number means that nobody has since.
-    pub(crate) fn joins(&self, group: GroupIndex) -> u64 {
-        self.groups.get(group).map_or(0, |group| group.joins)
-    }
-
-    /// Whether the connection in `slot` is in `group` now.
+    /// Who stands at a place of a group's list.
     #[inline]
-    pub(crate) fn is_member(&self, slot: u32, group: GroupIndex) -> bool {
-        self.rows.find(slot, group).is_some()
+    pub(crate) fn member_at(&self, group: GroupIndex, place: usize) -> Option<u32> {
+        let slot = *self.groups.get(group)?.members.get(place)?;
+        (slot != VACANT).then_some(slot)
     }
 
-    /// Business, id and members of the first group at or behind `from`, and where to go on.
+    /// Business, id and list of members, with [`VACANT`] places, of the first group at or behind `from`, and where to go on.
     pub(crate) fn next_from(&self, from: GroupIndex) -> Option<(u32, &[u8], &[u32], GroupIndex)> {
         (from..self.groups.slots()).find_map(|index| {
             let group = self.groups.get(index)?;
@@ -284,73 +345,4 @@ impl Groups {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::{BTreeMap, BTreeSet};
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Join(u32, u8),
-        Leave(u32, u8),
-        LeaveAll(u32),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            4 => (0u32..20, 0u8..6).prop_map(|(slot, group)| Step::Join(slot, group)),
-            2 => (0u32..20, 0u8..6).prop_map(|(slot, group)| Step::Leave(slot, group)),
-            1 => (0u32..20).prop_map(Step::LeaveAll),
-        ]
-    }
-
-    proptest! {
-        /// Against a map from group to set of slots.
-        #[test]
-        fn behaves_like_sets(steps in proptest::collection::vec(step(), 0..300)) {
-            let mut groups = Groups::default();
-            let mut model: BTreeMap<u8, BTreeSet<u32>> = BTreeMap::new();
-            for step in steps {
-                match step {
-                    Step::Join(slot, group) => {
-                        groups.join(slot, 1, &[group]);
-                        model.entry(group).or_default().insert(slot);
-                    }
-                    Step::Leave(slot, group) => {
-                        groups.leave(slot, 1, &[group]);
-                        model.entry(group).or_default().remove(&slot);
-                    }
-                    Step::LeaveAll(slot) => {
-                        groups.leave_all(slot);
-                        model.values_mut().for_each(|members| { members.remove(&slot); });
-                    }
-                }
-                model.retain(|_, members| !members.is_empty());
-                prop_assert_eq!(groups.len(), model.len());
-                for (group, expected) in &model {
-                    let (index, generation) = groups.find(1, &[*group]).expect("it has members");
-                    prop_assert!(groups.is_current(index, generation));
-                    let members: BTreeSet<u32> = groups.members(index).iter().copied().collect();
-                    prop_assert_eq!(&members, expected);
-                    for slot in 0..20 {
-                        prop_assert_eq!(groups.is_member(slot, index), expected.contains(&slot));
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_member_fits_its_budget() {
-        // With 4 in the group's list a member costs 12 bytes, and an eighth of that for room to grow.
-        assert_eq!(size_of::<Membership>(), 8);
-        let mut groups = Groups::default();
-        const MEMBERS: u32 = 15_000;
-        (0..MEMBERS).for_each(|slot| groups.join(slot, 1, b"room"));
-        let (group, _) = groups.find(1, b"room").unwrap();
-        let list = groups.groups.get(group).unwrap().members.capacity() * size_of::<u32>();
-        let rows = groups.rows.rows.capacity() * size_of::<Membership>();
-        let each = (list + rows) as f64 / f64::from(MEMBERS);
-        assert!(each <= 13.5, "{each} bytes per member");
-    }
-}
+mod tests;

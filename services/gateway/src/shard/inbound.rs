@@ -277,7 +277,7 @@ impl Shard {
         let now_ms = imaccess_common::clock::unix_ms();
         let most = self.limits.fanout_slice;
         let mut expired = 0;
-        let slice = self.fanout.slice(&self.groups, now_ms, most, &mut expired);
+        let slice = self.fanout.slice(&mut self.groups, now_ms, most, &mut expired);
         self.counts.dropped_expired += expired;
         let Some((sweep, range)) = slice else { return true };
         for index in range.clone() {

@@ -11,6 +11,7 @@ use tonic::{Status, Streaming};
 
 use super::Shard;
 use super::connection::Phase;
+use super::groups::VACANT;
 use crate::link::Attach;
 
 /// Connections looked at, or members listed, per turn while a snapshot is sent: about 50 KB of rows.
@@ -364,6 +365,7 @@ impl Shard {
                 let start = end.saturating_sub(MEMBERS_PER_TURN);
                 let handles = members[start..end]
                     .iter()
+                    .filter(|&&slot| slot != VACANT)
                     .map(|&slot| Handle::new(self.id, slot, self.connections.generation(slot)).bits())
                     .collect();
                 self.outbox.group(business, id, handles);

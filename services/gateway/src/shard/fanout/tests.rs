@@ -15,7 +15,7 @@ fn frame(group: &'static [u8], text: &str) -> FanoutFrame {
 }
 
 /// Writes one slice: who got which bytes.
-fn step(fanout: &mut Fanout, groups: &Groups, most: usize) -> Option<(Vec<u32>, String)> {
+fn step(fanout: &mut Fanout, groups: &mut Groups, most: usize) -> Option<(Vec<u32>, String)> {
     let (sweep, range) = fanout.slice(groups, 10, most, &mut 0)?;
     let members = range
         .clone()
@@ -32,11 +32,20 @@ fn frames_get_on_where_the_sweep_stands_and_off_after_a_round() {
     (0..4).for_each(|slot| groups.join(slot, 1, b"a"));
     let mut fanout = Fanout::default();
     assert!(fanout.push(frame(b"a", "1"), 1000));
-    assert_eq!(step(&mut fanout, &groups, 2), Some((vec![0, 1], "1".to_owned())));
+    assert_eq!(
+        step(&mut fanout, &mut groups, 2),
+        Some((vec![0, 1], "1".to_owned()))
+    );
     assert!(fanout.push(frame(b"a", "2"), 1000));
-    assert_eq!(step(&mut fanout, &groups, 9), Some((vec![2, 3], "12".to_owned())));
-    assert_eq!(step(&mut fanout, &groups, 9), Some((vec![0, 1], "2".to_owned())));
-    assert_eq!(step(&mut fanout, &groups, 9), None);
+    assert_eq!(
+        step(&mut fanout, &mut groups, 9),
+        Some((vec![2, 3], "12".to_owned()))
+    );
+    assert_eq!(
+        step(&mut fanout, &mut groups, 9),
+        Some((vec![0, 1], "2".to_owned()))
+    );
+    assert_eq!(step(&mut fanout, &mut groups, 9), None);
     assert!(fanout.is_idle());
     assert_eq!(fanout.waiting_bytes(), 0);
 }
@@ -55,7 +64,7 @@ fn groups_take_turns_and_frames_for_nobody_fall_out() {
     ] {
         assert!(fanout.push(frame, 1000));
     }
-    let slices: Vec<_> = std::iter::from_fn(|| step(&mut fanout, &groups, 2)).collect();
+    let slices: Vec<_> = std::iter::from_fn(|| step(&mut fanout, &mut groups, 2)).collect();
     let expected = [
         (vec![0, 1], "1"),
         (vec![2], "1"),
@@ -80,7 +89,7 @@ fn the_queue_is_bounded_and_expired_frames_fall_out() {
     ));
     assert!(!fanout.push(frame(b"a", "new"), 5));
     let mut expired = 0;
-    assert!(fanout.slice(&groups, 10, 2, &mut expired).is_none());
+    assert!(fanout.slice(&mut groups, 10, 2, &mut expired).is_none());
     assert_eq!((expired, fanout.waiting_bytes()), (1, 0));
 }
 
@@ -90,10 +99,10 @@ fn a_group_that_emptied_and_whose_place_was_taken_gets_nothing_of_the_old_sweep(
     (0..4).for_each(|slot| groups.join(slot, 1, b"a"));
     let mut fanout = Fanout::default();
     fanout.push(frame(b"a", "1"), 1000);
-    step(&mut fanout, &groups, 2);
+    step(&mut fanout, &mut groups, 2);
     (0..4).for_each(|slot| groups.leave_all(slot));
     groups.join(2, 1, b"other");
-    assert_eq!(step(&mut fanout, &groups, 2), None);
+    assert_eq!(step(&mut fanout, &mut groups, 2), None);
 }
 
 #[derive(Clone, Debug)]
@@ -126,7 +135,7 @@ proptest! {
         let mut due: HashMap<(u32, usize), Vec<u8>> = HashMap::new();
         let mut got: HashMap<(u32, usize), Vec<u8>> = HashMap::new();
         let mut next = [0u8; 2];
-        let mut write = |fanout: &mut Fanout, groups: &Groups, most: usize| {
+        let mut write = |fanout: &mut Fanout, groups: &mut Groups, most: usize| {
             let Some((sweep, range)) = fanout.slice(groups, 0, most, &mut 0) else { return false };
             let Of::Group { id, .. } = &sweep.of else { unreachable!("only groups here") };
             let which = NAMES.iter().position(|name| id == *name).unwrap();
@@ -143,10 +152,11 @@ proptest! {
                     next[which] += 1;
                     let text = Bytes::copy_from_slice(&[next[which]]);
                     fanout.push(FanoutFrame { frame: text, ..frame(NAMES[which], "") }, 1 << 20);
-                    if let Some((group, _)) = groups.find(1, NAMES[which]) {
-                        for slot in groups.members(group) {
-                            due.entry((*slot, which)).or_default().push(next[which]);
+                    if let Some(held) = groups.hold(1, NAMES[which]) {
+                        for slot in (0..held.places).filter_map(|place| groups.member_at(held.group, place)) {
+                            due.entry((slot, which)).or_default().push(next[which]);
                         }
+                        groups.release(held);
                     }
                 }
                 Step::Join(slot) => NAMES.iter().for_each(|name| groups.join(slot, 1, name)),
@@ -155,10 +165,10 @@ proptest! {
                     // What was on its way may or may not have come.
                     (0..2).for_each(|which| { due.remove(&(slot, which)); });
                 }
-                Step::Write(most) => { write(&mut fanout, &groups, most); }
+                Step::Write(most) => { write(&mut fanout, &mut groups, most); }
             }
         }
-        while write(&mut fanout, &groups, 3) {}
+        while write(&mut fanout, &mut groups, 3) {}
         for (key, due) in due {
             let got = got.get(&key).cloned().unwrap_or_default();
             for text in due {
@@ -181,7 +191,7 @@ fn broadcast(handles: &[u64], text: &str, priority: Priority) -> FanoutFrame {
 
 #[test]
 fn a_broadcast_reaches_the_connections_that_were_meant() {
-    let groups = Groups::default();
+    let mut groups = Groups::default();
     let mut fanout = Fanout::default();
     let handle = |slot, generation| Handle::new(0, slot, generation).bits();
     let handles = [handle(4, 0), handle(5, 1), handle(6, 0)];
@@ -190,7 +200,7 @@ fn a_broadcast_reaches_the_connections_that_were_meant() {
     // Slot 5 was given to another connection since generation 1.
     let generation = |slot| if slot == 5 { 2 } else { 0 };
     let mut got = Vec::new();
-    while let Some((sweep, range)) = fanout.slice(&groups, 0, 2, &mut 0) {
+    while let Some((sweep, range)) = fanout.slice(&mut groups, 0, 2, &mut 0) {
         assert_eq!(&sweep.run[..], b"all");
         got.extend(
             range
@@ -215,12 +225,12 @@ fn the_higher_priority_goes_first_also_within_a_sweep_of_the_lower() {
     };
     assert!(fanout.push(with("low", Priority::Low), 1000));
     assert_eq!(
-        step(&mut fanout, &groups, 2),
+        step(&mut fanout, &mut groups, 2),
         Some((vec![0, 1], "low".to_owned()))
     );
     assert!(fanout.push(with("high", Priority::High), 1000));
     assert!(fanout.push(with("normal", Priority::Normal), 1000));
-    let slices: Vec<_> = std::iter::from_fn(|| step(&mut fanout, &groups, 4)).collect();
+    let slices: Vec<_> = std::iter::from_fn(|| step(&mut fanout, &mut groups, 4)).collect();
     let expected = [
         (vec![0, 1, 2, 3], "high"),
         (vec![0, 1, 2, 3], "normal"),
