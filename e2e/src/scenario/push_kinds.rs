@@ -127,6 +127,13 @@ pub(super) async fn run(size: Size, seed: u64) -> Result<Report> {
     drop(slow_clients);
     crowd.all_got("from a file", crowd.names(), &mut report).await?;
 
+    // More than waits for a gateway at once: the command goes as fast as they take it.
+    let long = format!("long|{}", "x".repeat(LONG));
+    let words = ["push", "--business", BUSINESS, "--data", &long];
+    let answer = by_hand.devices(&words, crowd.names()).await?;
+    count(&mut report, "long_on_its_way", &answer, crowd.names(), on_its_way);
+    crowd.all_got("long", crowd.names(), &mut report).await?;
+
     // One.
     let one = &crowd.names()[..1];
     let answer = by_hand.devices(&["push", "--data", "to one"], one).await?;

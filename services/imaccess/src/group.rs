@@ -1,6 +1,7 @@
 //! `imaccess group`: a business's groups, by hand.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use imaccess_proto::v1::{
     ChangeMembersRequest, DestroyGroupRequest, ListMembersRequest, ListMembersResponse, Outcome,
@@ -115,7 +116,7 @@ async fn change(arguments: ChangeArgs, change: Change) -> anyhow::Result<ExitCod
         app: api.app.clone(),
         devices: Vec::new(),
     };
-    let results = in_calls(&devices, async |devices, number| {
+    let results = in_calls(&devices, Duration::ZERO, async |devices, number| {
         let request = ChangeMembersRequest {
             devices,
             ..request.clone()

@@ -1,6 +1,7 @@
 //! `imaccess kick`: ends devices' sessions, as a business may.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use imaccess_proto::v1::{KickRequest, Outcome};
 
@@ -39,7 +40,7 @@ pub(crate) fn run(arguments: KickArgs) -> anyhow::Result<ExitCode> {
 async fn kick(arguments: KickArgs) -> anyhow::Result<ExitCode> {
     let devices = arguments.devices.read()?;
     let mut api = PushApi::open(&arguments.api).await?;
-    let results = in_calls(&devices, async |devices, _| {
+    let results = in_calls(&devices, Duration::ZERO, async |devices, _| {
         let request = KickRequest {
             business: api.business,
             app: api.app.clone(),

@@ -1,6 +1,7 @@
 //! `imaccess online`: which devices have a session, and where.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use imaccess_proto::v1::{PresenceStatus, QueryOnlineRequest};
 
@@ -38,7 +39,7 @@ pub(crate) fn run(arguments: OnlineArgs) -> anyhow::Result<ExitCode> {
 async fn online(arguments: OnlineArgs) -> anyhow::Result<ExitCode> {
     let devices = arguments.devices.read()?;
     let mut api = PushApi::open(&arguments.api).await?;
-    let results = in_calls(&devices, async |devices, _| {
+    let results = in_calls(&devices, Duration::ZERO, async |devices, _| {
         let request = QueryOnlineRequest {
             business: api.business,
             app: api.app.clone(),

@@ -59,6 +59,9 @@ pub(crate) struct PushArgs {
     /// What isn't written within this time is dropped, such as 30s [default: it is never]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     ttl: Option<Duration>,
+    /// How long devices that can't be reached for now are tried again while none of them can; 0: not at all
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "10s", conflicts_with_all = ["group", "all"])]
+    patience: Duration,
     /// One JSON object on one line, complete, instead of text for people
     #[arg(long)]
     json: bool,
@@ -124,11 +127,16 @@ async fn push(arguments: PushArgs) -> anyhow::Result<ExitCode> {
     match arguments.group {
         Some(group) => to_group(&mut api, &group, content).await,
         None if arguments.all => to_all(&mut api, arguments.filter, content).await,
-        None => to_devices(&mut api, &named, content).await,
+        None => to_devices(&mut api, &named, arguments.patience, content).await,
     }
 }
 
-async fn to_devices(api: &mut PushApi, devices: &[String], content: Content) -> anyhow::Result<ExitCode> {
+async fn to_devices(
+    api: &mut PushApi,
+    devices: &[String],
+    patience: Duration,
+    content: Content,
+) -> anyhow::Result<ExitCode> {
     let Content {
         payload,
         priority,
@@ -144,7 +152,7 @@ async fn to_devices(api: &mut PushApi, devices: &[String], content: Content) -> 
         ttl_ms,
         ..PushDevicesRequest::default()
     };
-    let results = in_calls(devices, async |devices, number| {
+    let results = in_calls(devices, patience, async |devices, number| {
         let request = PushDevicesRequest {
             devices,
             idempotency_key: format!("{run}-{number}"),

@@ -2,15 +2,19 @@
 //!
 //! The first call says whether the push API is there and takes such calls at all: it fails at once. A later one that can't be
 //! answered now is repeated for a while, so that what is done already wasn't in vain.
+//!
+//! Devices that a call answers with "try again" are in a later one. Where that is because more is sent than some part takes at once,
+//! as with long messages for many, calls become as short as goes through, so that little is sent in vain.
 
+use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
-use super::outcome::Worded;
-use super::results::{Cut, Results, rows};
+use super::outcome::{Verdict, Worded};
+use super::results::{Cut, Results, Row, rows};
 use crate::exit;
 
 /// Most devices of one call, by push.proto.
@@ -20,47 +24,127 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// Before the first repetition; doubled to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
 
-/// Makes the calls one after the other: `call` gets the devices and the call's number, and answers with an outcome for each.
+/// Fewest devices of a call that is short because few of the one before went through.
+const FEWEST: usize = 16;
+
+/// Makes the calls one after the other: `call` gets the devices and the call's number, and answers with an outcome for each. Devices
+/// of which it says "try again" are tried again for as long as any goes through, and for `patience` after that.
 ///
 /// # Errors
 /// The first call's. What a later one's was is in the results.
 pub(crate) async fn in_calls<A>(
     devices: &[String],
+    patience: Duration,
     mut call: impl AsyncFnMut(Vec<String>, usize) -> anyhow::Result<A>,
 ) -> anyhow::Result<Results>
 where
     A: IntoIterator<IntoIter: ExactSizeIterator<Item = (Worded, Option<String>)>>,
 {
-    let mut results = Results::default();
     let progress = Progress::new(devices.len());
-    for (number, chunk) in devices.chunks(CALL).enumerate() {
-        let deadline = Instant::now() + AGAIN;
-        let mut pause = PAUSE.0;
-        let answered = loop {
-            match call(chunk.to_vec(), number).await {
-                Ok(answers) => break rows(chunk, answers.into_iter()),
-                Err(error) if number > 0 && exit::is_retry(&error) && Instant::now() + pause < deadline => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE.1);
-                }
-                Err(error) => break Err(error),
+    let mut rows_of: Vec<Option<Row>> = devices.iter().map(|_| None).collect();
+    let mut left: VecDeque<usize> = (0..devices.len()).collect();
+    let mut pace = Pace::new(patience);
+    let mut cut = None;
+    let mut number = 0;
+    while !left.is_empty() {
+        let chunk: Vec<usize> = left.drain(..pace.size.min(left.len())).collect();
+        let names: Vec<String> = chunk.iter().map(|&device| devices[device].clone()).collect();
+        let answered = match repeated(&names, number, &mut call).await {
+            Err(error) if number == 0 => return Err(error),
+            answered => answered,
+        };
+        let answered = match answered {
+            Ok(answered) => answered,
+            Err(error) => {
+                // What was heard of them before isn't what holds now.
+                chunk.iter().for_each(|&device| rows_of[device] = None);
+                let silent = rows_of.iter().filter(|row| row.is_none()).count();
+                let unanswered = chunk.len();
+                let unsent = silent - unanswered;
+                cut = Some(Cut {
+                    error,
+                    unanswered,
+                    unsent,
+                });
+                break;
             }
         };
-        match answered {
-            Ok(answered) => results.rows.extend(answered),
-            Err(error) if number == 0 => return Err(error),
-            Err(error) => {
-                results.cut = Some(Cut {
-                    error,
-                    unanswered: chunk.len(),
-                    unsent: devices.len() - results.rows.len() - chunk.len(),
-                });
-                return Ok(results);
+        let mut again = Vec::new();
+        for (&device, row) in chunk.iter().zip(answered) {
+            if row.outcome.verdict == Verdict::Retry {
+                again.push(device);
             }
+            rows_of[device] = Some(row);
         }
-        progress.advance(chunk.len());
+        let through = chunk.len() - again.len();
+        progress.advance(through);
+        if let Some(pause) = pace.after(through, again.len()) {
+            left.extend(again);
+            tokio::time::sleep(pause).await;
+        }
+        number += 1;
     }
-    Ok(results)
+    let rows = rows_of.into_iter().flatten().collect();
+    Ok(Results { rows, cut })
+}
+
+/// One call; one that isn't the first is repeated for a while.
+async fn repeated<A>(
+    names: &[String],
+    number: usize,
+    call: &mut impl AsyncFnMut(Vec<String>, usize) -> anyhow::Result<A>,
+) -> anyhow::Result<Vec<Row>>
+where
+    A: IntoIterator<IntoIter: ExactSizeIterator<Item = (Worded, Option<String>)>>,
+{
+    let deadline = Instant::now() + AGAIN;
+    let mut pause = PAUSE.0;
+    loop {
+        match call(names.to_vec(), number).await {
+            Ok(answers) => return rows(names, answers.into_iter()),
+            Err(error) if number > 0 && exit::is_retry(&error) && Instant::now() + pause < deadline => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// How long calls are, and when those are tried again that didn't go through.
+struct Pace {
+    size: usize,
+    pause: Duration,
+    patience: Duration,
+    /// When one went through last.
+    since: Instant,
+}
+
+impl Pace {
+    fn new(patience: Duration) -> Self {
+        Self {
+            size: CALL,
+            pause: PAUSE.0,
+            patience,
+            since: Instant::now(),
+        }
+    }
+
+    /// After a call of which so many went through: how long to wait before the next, if the others shall be in one.
+    fn after(&mut self, through: usize, again: usize) -> Option<Duration> {
+        if again == 0 {
+            self.size = (self.size * 2).min(CALL);
+        } else {
+            self.size = (through * 2).clamp(FEWEST, CALL);
+        }
+        let now = Instant::now();
+        if through > 0 {
+            (self.since, self.pause) = (now, PAUSE.0);
+        } else {
+            self.pause = (self.pause * 2).min(PAUSE.1);
+        }
+        (again > 0 && now + self.pause <= self.since + self.patience).then_some(self.pause)
+    }
 }
 
 /// How far it is: a bar at a terminal; a line for each tenth elsewhere, when there are many.
@@ -138,7 +222,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn calls_are_as_long_as_they_may_be_and_a_later_one_is_repeated() {
         let (mut made, mut failures) = (Vec::new(), 3);
-        let results = in_calls(&devices(2 * CALL + 5), async |devices, number| {
+        let results = in_calls(&devices(2 * CALL + 5), Duration::ZERO, async |devices, number| {
             made.push((number, devices.len()));
             if number == 1 && failures > 0 {
                 failures -= 1;
@@ -158,7 +242,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_first_call_fails_at_once_and_a_later_one_keeps_what_was_done() {
         let mut calls = 0;
-        let first = in_calls(&devices(3), async |_, _| {
+        let first = in_calls(&devices(3), Duration::ZERO, async |_, _| {
             calls += 1;
             away::<Vec<_>>()
         })
@@ -168,7 +252,7 @@ mod tests {
 
         for (lasting, tries) in [(true, 2..100), (false, 1..2)] {
             let mut calls = 0;
-            let results = in_calls(&devices(3 * CALL), async |devices, number| {
+            let results = in_calls(&devices(3 * CALL), Duration::ZERO, async |devices, number| {
                 if number == 0 {
                     return Ok(written(&devices));
                 }
@@ -188,5 +272,68 @@ mod tests {
                 (CALL, CALL, CALL)
             );
         }
+    }
+
+    /// A part that takes at most `ROOM` devices of a call, as one does of long messages.
+    #[tokio::test(start_paused = true)]
+    async fn who_is_to_be_tried_again_is_and_little_is_sent_in_vain() {
+        const ROOM: usize = 160;
+        let all = devices(CALL);
+        let mut sent = 0;
+        let results = in_calls(&all, Duration::from_secs(5), async |devices, _| {
+            sent += devices.len();
+            let outcome = |place| match place < ROOM {
+                true => Outcome::Written,
+                false => Outcome::Retry,
+            };
+            Ok((0..devices.len())
+                .map(|place| (of_push(outcome(place)), None))
+                .collect::<Vec<_>>())
+        })
+        .await
+        .unwrap();
+        let names: Vec<&String> = results.rows.iter().map(|row| &row.device).collect();
+        assert!(
+            names.iter().eq(&all.iter().collect::<Vec<_>>()),
+            "the order of the devices"
+        );
+        assert!(
+            results
+                .rows
+                .iter()
+                .all(|row| row.outcome == of_push(Outcome::Written))
+        );
+        // The first call, and at most twice what went through in each that followed.
+        assert!(sent <= CALL + 2 * CALL, "{sent}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_never_reached_is_given_up_and_one_who_is_tried_again_in_a_call_that_fails_is_unanswered()
+    {
+        let started = Instant::now();
+        let never = |devices: &[String]| {
+            devices
+                .iter()
+                .map(|_| (of_push(Outcome::Retry), None))
+                .collect::<Vec<_>>()
+        };
+        let patience = Duration::from_secs(5);
+        let results = in_calls(&devices(40), patience, async |devices, _| Ok(never(&devices)))
+            .await
+            .unwrap();
+        assert!(results.rows.len() == 40 && results.cut.is_none());
+        assert!(started.elapsed() <= patience);
+
+        let results = in_calls(&devices(40), patience, async |devices, number| match number {
+            0 => Ok(never(&devices)),
+            _ => away(),
+        })
+        .await
+        .unwrap();
+        let cut = results.cut.unwrap();
+        assert_eq!(
+            (results.rows.len(), cut.unanswered, cut.unsent),
+            (40 - FEWEST, FEWEST, 0)
+        );
     }
 }

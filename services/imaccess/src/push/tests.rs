@@ -47,7 +47,10 @@ async fn devices_of_a_file_are_pushed_to_in_calls_of_ten_thousand() {
 #[tokio::test]
 async fn the_exit_status_is_of_the_worst_device() {
     let (fake, url) = FakePush::start().await;
-    let to = async |devices: &str| pushed(&url, &["--device", devices, "--data", "hi"]).await;
+    let to = async |devices: &str| {
+        let words = ["--device", devices, "--data", "hi", "--patience", "0"];
+        pushed(&url, &words).await
+    };
     assert_eq!(to("a,b").await, ExitCode::SUCCESS);
     assert_eq!(to("a,retry-1").await, RETRY.into());
     assert_eq!(to("retry-1,offline-1").await, FAILED.into());

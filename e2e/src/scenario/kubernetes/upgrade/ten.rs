@@ -38,7 +38,7 @@ pub(in crate::scenario) async fn run(size: Size, seed: u64) -> Result<Report> {
         let mut live = scene.under(kubernetes, load).await?;
         let (mut early, mut late) = (Vec::new(), Vec::new());
         let mut all = Changed::default();
-        let (cycles, looks) = (size.pick(3, 10), size.pick(1, 3));
+        let (cycles, looks) = (size.pick(3, 10), size.pick(1, 4));
         for cycle in 1..=cycles {
             let stamp = 200 + cycle;
             let image = kubernetes.stamped_image(stamp).await?;
