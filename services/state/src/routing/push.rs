@@ -241,3 +241,6 @@ fn expires_ms(ttl_ms: u32) -> u64 {
         ttl => unix_ms() + u64::from(ttl),
     }
 }
+
+#[cfg(test)]
+mod tests;
