@@ -17,8 +17,25 @@ pub(crate) fn make(layout: &Layout) -> Result<()> {
     for hierarchy in hierarchies() {
         let group = hierarchy.join(&parent);
         create(&group)?;
+        weigh(&group)?;
         for node in &NODES {
             create(&group.join(node.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives the nodes' group the processors that their pods would have on machines of their own. There a kubelet weighs its pods by 1,024 for
+/// each processor, against 1,024 for all of the system's services; here those, and whoever makes the load, are no group, so that each
+/// of their threads would count as much as all pods of all nodes.
+fn weigh(group: &Path) -> Result<()> {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let nodes = processors * NODES.len();
+    // In both versions a thread of nobody's group counts as much as a group of the default.
+    for (file, default) in [("cpu.shares", 1_024), ("cpu.weight", 100)] {
+        let file = group.join(file);
+        if file.exists() {
+            fs::write(&file, (nodes * default).to_string()).with_context(|| format!("{}", file.display()))?;
         }
     }
     Ok(())

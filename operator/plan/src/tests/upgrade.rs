@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use imaccess_operator_api::gateway::Handover;
 use imaccess_operator_api::names::TRY_AGAIN_ANNOTATION;
+use imaccess_operator_api::quantity::Quantity;
 use imaccess_operator_api::status::{Method, UpgradePhase};
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 
 use super::world::{MINIMAL, World, is_idle};
@@ -536,4 +538,76 @@ fn whoever_comes_after_any_step_brings_it_to_the_same_end() {
         }
     }
     assert_eq!(seen, StepName::ALL.into_iter().collect());
+}
+
+#[test]
+fn an_upgrade_waits_for_what_is_ending_of_a_rollout_before() {
+    for component in ["state", "ipconfig"] {
+        let mut world = World::settled(MINIMAL);
+        let mut ending = world.gateways()[0].clone();
+        ending.metadata.name = Some("demo-old".to_owned());
+        ending.metadata.uid = Some("old".to_owned());
+        let labels = ending.metadata.labels.as_mut().unwrap();
+        labels.insert("app.kubernetes.io/component".to_owned(), component.to_owned());
+        let until = world.now + SignedDuration::from_secs(25);
+        ending.metadata.deletion_timestamp = Some(Time(until));
+        world.change(|spec| spec.image = "new".to_owned());
+        for _ in 0..3 {
+            // Those that run the world's pods take it away at once.
+            world.observed.pods.push(ending.clone());
+            let plan = world.plan();
+            assert!(!steps(&plan).contains(&StepName::ReplaceState), "{component}");
+            world.carry_out(&plan);
+            world.run_pods();
+        }
+        world.observed.pods.push(ending);
+        let said = world.plan().status.upgrade.unwrap().message.unwrap();
+        assert!(said.contains("demo-old"), "{said}");
+        // It should be gone by now: its node may be lost.
+        world.advance(SignedDuration::from_secs(26));
+        assert!(
+            steps(&world.plan()).contains(&StepName::ReplaceState),
+            "{component}"
+        );
+    }
+}
+
+#[test]
+fn the_preflight_asks_for_no_more_than_gateways_do() {
+    let resources = |world: &World| {
+        let plan = world.plan();
+        let pod = plan.steps.iter().find_map(|step| match step {
+            crate::plan::Step::Preflight { pod } => Some(pod.clone()),
+            _ => None,
+        });
+        pod.unwrap()["spec"]["containers"][0]["resources"].clone()
+    };
+    let mut world = World::settled(MINIMAL);
+    world.change(|spec| spec.image = "new".to_owned());
+    assert_eq!(resources(&world), json!(null));
+
+    let ask = |world: &mut World, name: &str| {
+        let name = name.to_owned();
+        world.change(|spec| {
+            spec.state
+                .sidecar
+                .resources
+                .requests
+                .insert(name, Quantity("1".to_owned()));
+        });
+        go(world);
+        world.change(|spec| spec.image = "new".to_owned());
+    };
+    let mut world = World::settled(MINIMAL);
+    ask(&mut world, "memory");
+    assert_eq!(
+        resources(&world),
+        json!({"requests": {"memory": "16Mi"}, "limits": {"memory": "128Mi"}})
+    );
+    let mut world = World::settled(MINIMAL);
+    ask(&mut world, "cpu");
+    assert_eq!(
+        resources(&world)["requests"],
+        json!({"cpu": "10m", "memory": "16Mi"})
+    );
 }

@@ -322,6 +322,10 @@ impl<'a> Course<'a> {
             ));
             return;
         }
+        if let Some(name) = self.ending() {
+            status.message = Some(format!("{name} of a rollout before is ending, and does so first"));
+            return;
+        }
         let verified = pods
             .iter()
             .any(|pod| pod.is_placed() && pod.replacing.is_none() && pod.images == self.target);
@@ -372,6 +376,19 @@ impl<'a> Course<'a> {
                 _ => {}
             }
         }
+    }
+
+    /// A pod of another part that has still to end, as it does within its time: its rollout isn't over before, and takes processors from
+    /// the gateways just when theirs are replaced. A gateway's own may take hours, and isn't waited for.
+    fn ending(&self) -> Option<&str> {
+        let parts = [Part::State, Part::Ipconfig];
+        let mut pods = parts.into_iter().flat_map(|part| self.cluster.pods(part));
+        let pod = pods.find(|pod| {
+            // By when it should be gone. One on a lost node never is.
+            let until = pod.metadata.deletion_timestamp.as_ref();
+            until.is_some_and(|until| until.0 >= self.now)
+        })?;
+        pod.metadata.name.as_deref()
     }
 
     /// The Deployment's template was changed by hand; it is applied, and what had stopped stays so.

@@ -363,12 +363,14 @@ impl Shard {
                 // From the end: who leaves meanwhile is replaced by the last, which was listed before.
                 let end = snapshot.member.min(members.len());
                 let start = end.saturating_sub(MEMBERS_PER_TURN);
-                let handles = members[start..end]
+                let handles: Vec<u64> = members[start..end]
                     .iter()
                     .filter(|&&slot| slot != VACANT)
                     .map(|&slot| Handle::new(self.id, slot, self.connections.generation(slot)).bits())
                     .collect();
-                self.outbox.group(business, id, handles);
+                if !handles.is_empty() {
+                    self.outbox.group(business, id, handles);
+                }
                 if start == 0 {
                     (snapshot.group, snapshot.member) = (next, usize::MAX);
                 } else {
