@@ -14,9 +14,10 @@ started=()
 
 finish() {
     status=$?
-    # The last one first: the cluster ends when nobody needs it any more.
+    # The last one first: the cluster ends when nobody needs it any more. Not by Ctrl-C's signal: where this script runs in the background,
+    # what it starts may ignore that.
     for ((index = ${#started[@]} - 1; index >= 0; index--)); do
-        kill -INT "${started[index]}" 2>/dev/null || kill "${started[index]}" 2>/dev/null || true
+        kill "${started[index]}" 2>/dev/null || true
         wait "${started[index]}" 2>/dev/null || true
     done
     if ((status != 0)); then
@@ -41,8 +42,7 @@ within() {
     echo "$output"
 }
 
-# 1: the cluster. Background processes of a script ignore Ctrl-C unless job control is on.
-set -m
+# 1: the cluster.
 cargo run --release -- up >"$logs/up" 2>&1 &
 started+=($!)
 within 3600 grep -x ready "$logs/up"
