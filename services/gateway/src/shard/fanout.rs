@@ -6,7 +6,7 @@
 //! share a write, and each member still sees them in order: who is on board first is nowhere written later.
 //!
 //! The members are those at the sweep's beginning, in the group's own list, which is held until the sweep ends: nobody changes places
-//! there, and who has left meanwhile is skipped. Once somebody has joined since, or another group's frame waits, nothing more gets on
+//! there (but where many have left, and then in order), and who has left meanwhile is skipped. Once somebody has joined since, or another group's frame waits, nothing more gets on
 //! board: the sweep ends within one round, and the next begins with the members of then.
 //!
 //! A broadcast names its receivers by their handles, and its sweep is its own: nothing else gets on board, and who isn't the
@@ -143,9 +143,32 @@ impl Fanout {
         most: usize,
         expired: &mut u64,
     ) -> Option<(Sweep, Range<usize>)> {
+        self.close_up(groups);
         self.lanes
             .iter_mut()
             .find_map(|lane| lane.slice(groups, now_ms, most, expired))
+    }
+
+    /// Closes the places that many have left in the lists that sweeps go round.
+    fn close_up(&mut self, groups: &mut Groups) {
+        for lane in 0..self.lanes.len() {
+            let held = self.lanes[lane].sweep.as_ref().and_then(Sweep::held);
+            let Some(group) = held.filter(|held| groups.is_current(held)).map(|held| held.group) else {
+                continue;
+            };
+            if !groups.is_sparse(group) {
+                continue;
+            }
+            let vacant = groups.close_up(group);
+            for sweep in self.lanes.iter_mut().filter_map(|lane| lane.sweep.as_mut()) {
+                if sweep
+                    .held()
+                    .is_some_and(|held| held.group == group && groups.is_current(held))
+                {
+                    sweep.closed_up(&vacant);
+                }
+            }
+        }
     }
 
     /// Takes back a sweep after its slice.
@@ -155,16 +178,10 @@ impl Fanout {
         } else {
             written.end
         };
-        let before = sweep.aboard.len();
         for aboard in &mut sweep.aboard {
             aboard.left -= written.len();
         }
-        while sweep.aboard.front().is_some_and(|aboard| aboard.left == 0) {
-            sweep.aboard.pop_front();
-        }
-        if sweep.aboard.len() != before {
-            sweep.lay_out();
-        }
+        sweep.get_off();
         let lane = sweep.priority.place();
         self.lanes[lane].sweep = Some(sweep);
     }
@@ -294,6 +311,46 @@ impl Sweep {
         match &self.of {
             Of::Group { held, .. } => held.places,
             Of::Connections(handles) => handles.len(),
+        }
+    }
+
+    fn held(&self) -> Option<&Held> {
+        match &self.of {
+            Of::Group { held, .. } => Some(held),
+            Of::Connections(_) => None,
+        }
+    }
+
+    /// These places of the list were closed: those that the frames on board have still to get to are fewer, and stand elsewhere.
+    fn closed_up(&mut self, vacant: &[usize]) {
+        let Of::Group { held, .. } = &mut self.of else {
+            return;
+        };
+        let now = |place| Held::now(vacant, place);
+        let (cursor, places) = (self.cursor, held.places);
+        held.places = now(places);
+        for aboard in &mut self.aboard {
+            // Up to which place; round the end of the list, if that is behind it.
+            let until = cursor + aboard.left;
+            aboard.left = if until <= places {
+                now(until) - now(cursor)
+            } else {
+                now(places) - now(cursor) + now(until - places)
+            };
+        }
+        // Behind the last place it is an empty slice away from the first.
+        self.cursor = now(cursor);
+        self.get_off();
+    }
+
+    /// Frames that have gone round get off.
+    fn get_off(&mut self) {
+        let before = self.aboard.len();
+        while self.aboard.front().is_some_and(|aboard| aboard.left == 0) {
+            self.aboard.pop_front();
+        }
+        if self.aboard.len() != before {
+            self.lay_out();
         }
     }
 

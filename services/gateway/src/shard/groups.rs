@@ -4,8 +4,8 @@
 //! is most of what groups cost.
 //!
 //! A sweep goes round the group's own list, as a copy would cost as much again. So while one is under way nobody changes places:
-//! who leaves leaves the place vacant, who joins stands behind those whom the sweep began with. Once the last sweep has let go, the
-//! vacant places are closed.
+//! who leaves leaves the place vacant, who joins stands behind those whom the sweep began with. Once the last sweep has let go, or a
+//! third of the places is vacant, they are closed, in order, so that sweeps can tell where they stand.
 
 use hashbrown::HashMap;
 use imaccess_net::slab::Slab;
@@ -19,6 +19,8 @@ const NONE: u32 = u32::MAX;
 const SEVERAL: u32 = u32::MAX - 1;
 /// In a list of members: nobody stands here any more.
 pub(crate) const VACANT: u32 = u32::MAX;
+/// Fewer vacant places than this are no matter.
+const MANY_VACANT: usize = if cfg!(test) { 2 } else { 64 };
 
 /// The groups of one shard. Every change goes through here, so that both directions agree.
 #[derive(Debug, Default)]
@@ -59,6 +61,15 @@ struct Group {
     joins: u64,
 }
 
+impl Group {
+    /// A room that was full once must not hold its memory for ever.
+    fn give_back(&mut self) {
+        if self.members.capacity() > 64 && self.members.len() < self.members.capacity() / 4 {
+            self.members.shrink_to(self.members.len() * 2);
+        }
+    }
+}
+
 /// A group whose members keep their places until [`Groups::release`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
@@ -67,6 +78,13 @@ pub(crate) struct Held {
     /// How many places there were.
     pub(crate) places: usize,
     joins: u64,
+}
+
+impl Held {
+    /// The places `vacant` were closed: which place a place is now.
+    pub(crate) fn now(vacant: &[usize], place: usize) -> usize {
+        place - vacant.partition_point(|vacant| *vacant < place)
+    }
 }
 
 /// A membership: which group, and where the connection stands in its list of members.
@@ -242,40 +260,52 @@ impl Groups {
         let Some(entry) = self.groups.get_mut(group) else {
             return;
         };
-        entry.members[membership.position as usize] = VACANT;
-        entry.vacant += 1;
-        if entry.vacant == entry.members.len() {
+        let place = membership.position as usize;
+        if entry.vacant + 1 == entry.members.len() {
             if let Some(entry) = self.groups.remove(group) {
                 self.by_key.remove(&entry.key);
             }
-        } else if entry.holders == 0 {
-            self.close_up(group, membership.position as usize);
+            return;
         }
+        if entry.holders > 0 {
+            entry.members[place] = VACANT;
+            entry.vacant += 1;
+            return;
+        }
+        entry.members.swap_remove(place);
+        if let Some(moved) = entry.members.get(place).copied() {
+            self.rows.moved(moved, group, membership.position);
+        }
+        entry.give_back();
     }
 
-    /// Fills the vacant places at and behind `from` with the last members. There must be one who isn't vacant.
-    fn close_up(&mut self, group: GroupIndex, from: usize) {
+    /// Whether so many places of a group that is held are vacant that they are to be closed nevertheless: the list must not grow for as
+    /// long as sweeps follow each other.
+    pub(crate) fn is_sparse(&self, group: GroupIndex) -> bool {
+        let sparse = |group: &Group| group.vacant > MANY_VACANT && group.vacant > group.members.len() / 3;
+        self.groups.get(group).is_some_and(sparse)
+    }
+
+    /// Closes the vacant places; the others stay in order. Answers which they were, in order.
+    pub(crate) fn close_up(&mut self, group: GroupIndex) -> Vec<usize> {
         let Some(entry) = self.groups.get_mut(group) else {
-            return;
+            return Vec::new();
         };
-        let mut place = from;
-        while entry.vacant > 0 && place < entry.members.len() {
-            if entry.members[place] != VACANT {
-                place += 1;
-                continue;
-            }
-            entry.members.swap_remove(place);
-            entry.vacant -= 1;
-            if let Some(moved) = entry.members.get(place).copied()
-                && moved != VACANT
-            {
-                self.rows.moved(moved, group, place as u32);
+        let mut vacant = Vec::with_capacity(entry.vacant);
+        for place in 0..entry.members.len() {
+            let slot = entry.members[place];
+            if slot == VACANT {
+                vacant.push(place);
+            } else if !vacant.is_empty() {
+                let to = place - vacant.len();
+                entry.members[to] = slot;
+                self.rows.moved(slot, group, to as u32);
             }
         }
-        if entry.members.capacity() > 64 && entry.members.len() < entry.members.capacity() / 4 {
-            // A room that was full once must not hold its memory for ever.
-            entry.members.shrink_to(entry.members.len() * 2);
-        }
+        entry.members.truncate(entry.members.len() - vacant.len());
+        entry.vacant = 0;
+        entry.give_back();
+        vacant
     }
 
     /// Keeps the members of a group, if it has some here, in their places.
@@ -302,7 +332,7 @@ impl Groups {
         };
         entry.holders -= 1;
         if entry.holders == 0 && entry.vacant > 0 {
-            self.close_up(held.group, 0);
+            self.close_up(held.group);
         }
     }
 

@@ -247,3 +247,41 @@ fn one_priority_leaves_the_others_their_room() {
     assert!(!fanout.push(broadcast(&[1], "1", Priority::Low), 10));
     assert!(fanout.push(broadcast(&[1], "1", Priority::High), 10));
 }
+
+#[test]
+fn sweeps_know_where_they_stand_when_the_places_of_many_are_closed() {
+    let mut groups = Groups::default();
+    (0..12).for_each(|slot| groups.join(slot, 1, b"a"));
+    let mut fanout = Fanout::default();
+    let with = |text, priority| FanoutFrame {
+        priority,
+        ..frame(b"a", text)
+    };
+    assert!(fanout.push(with("low", Priority::Low), 1000));
+    assert_eq!(
+        step(&mut fanout, &mut groups, 5),
+        Some(((0..5).collect(), "low".to_owned()))
+    );
+    assert!(fanout.push(with("high", Priority::High), 1000));
+    assert_eq!(
+        step(&mut fanout, &mut groups, 9),
+        Some(((0..9).collect(), "high".to_owned()))
+    );
+    // The low one gets on here, in the middle of the group.
+    assert!(fanout.push(with("next", Priority::Low), 1000));
+    // Before, at and behind where the sweeps stand.
+    [1, 2, 5, 6, 9, 11]
+        .into_iter()
+        .for_each(|slot| groups.leave(slot, 1, b"a"));
+    let slices: Vec<_> = std::iter::from_fn(|| step(&mut fanout, &mut groups, 2)).collect();
+    let expected = [
+        (vec![10], "high"),
+        (vec![7, 8], "lownext"),
+        (vec![10], "lownext"),
+        (vec![0, 3], "next"),
+        (vec![4], "next"),
+    ];
+    assert_eq!(slices, expected.map(|(members, run)| (members, run.to_owned())));
+    let held = groups.hold(1, b"a").expect("it has members");
+    assert_eq!(held.places, 6, "no place is vacant");
+}

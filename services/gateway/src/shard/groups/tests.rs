@@ -11,6 +11,7 @@ enum Step {
     LeaveAll(u32),
     Hold(u8),
     Release(usize),
+    CloseUp(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -20,6 +21,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u32..20).prop_map(Step::LeaveAll),
         1 => (0u8..6).prop_map(Step::Hold),
         1 => any::<usize>().prop_map(Step::Release),
+        1 => (0u8..6).prop_map(Step::CloseUp),
     ]
 }
 
@@ -73,6 +75,15 @@ proptest! {
                     let places = places(&groups, &held);
                     sweeps.push((group, held, places));
                 },
+                Step::CloseUp(id) => {
+                    let Some(group) = groups.by_key.get(&KeyRef { business: 1, id: &[id] }).copied() else { continue };
+                    let vacant = groups.close_up(group);
+                    for (_, held, places) in sweeps.iter_mut().filter(|(_, held, _)| held.group == group && groups.is_current(held)) {
+                        held.places = Held::now(&vacant, held.places);
+                        places.retain(Option::is_some);
+                    }
+                    prop_assert!(!groups.is_sparse(group));
+                }
                 Step::Release(which) => if !sweeps.is_empty() {
                     let (_, held, _) = sweeps.swap_remove(which % sweeps.len());
                     groups.release(held);
