@@ -5,9 +5,10 @@
 //! on board where the sweep stands and gets off when it has gone round once. So the busier a group is, the more frames
 //! share a write, and each member still sees them in order: who is on board first is nowhere written later.
 //!
-//! The members are those at the sweep's beginning, in the group's own list, which is held until the sweep ends: nobody changes places
-//! there (but where many have left, and then in order), and who has left meanwhile is skipped. Once somebody has joined since, or another group's frame waits, nothing more gets on
-//! board: the sweep ends within one round, and the next begins with the members of then.
+//! The members are those at the sweep's beginning, in the group's own list, which is held until the sweep ends: nobody changes
+//! places there (but where many have left, and then in order), and who has left meanwhile is skipped. Once somebody has joined
+//! since, or another group's frame waits, nothing more gets on board: the sweep ends within one round, and the next begins with
+//! the members of then.
 //!
 //! A broadcast names its receivers by their handles, and its sweep is its own: nothing else gets on board, and who isn't the
 //! connection any more that was named is skipped.

@@ -360,7 +360,8 @@ impl Shard {
         }
         match self.groups.next_from(snapshot.group) {
             Some((business, id, members, next)) => {
-                // From the end: who leaves meanwhile is replaced by the last, which was listed before.
+                // From the end: who leaves meanwhile is replaced by the last, which was listed before. Where the places of many are
+                // closed at once some are listed twice, which does no harm, and nobody is left out.
                 let end = snapshot.member.min(members.len());
                 let start = end.saturating_sub(MEMBERS_PER_TURN);
                 let handles: Vec<u64> = members[start..end]

@@ -78,9 +78,18 @@ where
         }
         let through = chunk.len() - again.len();
         progress.advance(through);
-        if let Some(pause) = pace.after(through, again.len()) {
-            left.extend(again);
-            tokio::time::sleep(pause).await;
+        match pace.after(through, again.len()) {
+            Next::Pause(pause) => {
+                left.extend(again);
+                tokio::time::sleep(pause).await;
+            }
+            // Who was tried keeps what was heard of them.
+            Next::GiveUp => {
+                let before = left.len();
+                left.retain(|&device| rows_of[device].is_none());
+                progress.advance(again.len() + before - left.len());
+            }
+            Next::GoOn => {}
         }
         number += 1;
     }
@@ -111,6 +120,16 @@ where
     }
 }
 
+/// What follows a call.
+enum Next {
+    /// All went through.
+    GoOn,
+    /// Those that didn't are tried again after this.
+    Pause(Duration),
+    /// None has gone through for too long: nobody is tried again.
+    GiveUp,
+}
+
 /// How long calls are, and when those are tried again that didn't go through.
 struct Pace {
     size: usize,
@@ -130,20 +149,24 @@ impl Pace {
         }
     }
 
-    /// After a call of which so many went through: how long to wait before the next, if the others shall be in one.
-    fn after(&mut self, through: usize, again: usize) -> Option<Duration> {
-        if again == 0 {
-            self.size = (self.size * 2).min(CALL);
-        } else {
-            self.size = (through * 2).clamp(FEWEST, CALL);
-        }
+    /// After a call of which so many went through, and so many are to be tried again.
+    fn after(&mut self, through: usize, again: usize) -> Next {
         let now = Instant::now();
         if through > 0 {
             (self.since, self.pause) = (now, PAUSE.0);
         } else {
             self.pause = (self.pause * 2).min(PAUSE.1);
         }
-        (again > 0 && now + self.pause <= self.since + self.patience).then_some(self.pause)
+        if again == 0 {
+            self.size = (self.size * 2).min(CALL);
+            Next::GoOn
+        } else if now + self.pause > self.since + self.patience {
+            self.size = CALL;
+            Next::GiveUp
+        } else {
+            self.size = (through * 2).clamp(FEWEST, CALL);
+            Next::Pause(self.pause)
+        }
     }
 }
 
@@ -335,5 +358,26 @@ mod tests {
             (results.rows.len(), cut.unanswered, cut.unsent),
             (40 - FEWEST, FEWEST, 0)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_none_is_reached_the_others_are_tried_once_in_calls_as_long_as_they_may_be() {
+        // Without patience, and with some: until it is over calls are short, and then they aren't.
+        for (patience, most) in [(0, 3), (5, 12)] {
+            let mut made = Vec::new();
+            let patience = Duration::from_secs(patience);
+            let results = in_calls(&devices(3 * CALL), patience, async |devices, _| {
+                made.push(devices.len());
+                Ok(devices
+                    .iter()
+                    .map(|_| (of_push(Outcome::Retry), None))
+                    .collect::<Vec<_>>())
+            })
+            .await
+            .unwrap();
+            assert_eq!(results.rows.len(), 3 * CALL);
+            assert!(made.len() <= most, "{made:?}");
+            assert_eq!(made.iter().sum::<usize>(), 3 * CALL, "{made:?}");
+        }
     }
 }

@@ -14,6 +14,14 @@ fn frame(group: &'static [u8], text: &str) -> FanoutFrame {
     }
 }
 
+/// For the group a.
+fn with(text: &str, priority: Priority) -> FanoutFrame {
+    FanoutFrame {
+        priority,
+        ..frame(b"a", text)
+    }
+}
+
 /// Writes one slice: who got which bytes.
 fn step(fanout: &mut Fanout, groups: &mut Groups, most: usize) -> Option<(Vec<u32>, String)> {
     let (sweep, range) = fanout.slice(groups, 10, most, &mut 0)?;
@@ -219,10 +227,6 @@ fn the_higher_priority_goes_first_also_within_a_sweep_of_the_lower() {
     let mut groups = Groups::default();
     (0..4).for_each(|slot| groups.join(slot, 1, b"a"));
     let mut fanout = Fanout::default();
-    let with = |text, priority| FanoutFrame {
-        priority,
-        ..frame(b"a", text)
-    };
     assert!(fanout.push(with("low", Priority::Low), 1000));
     assert_eq!(
         step(&mut fanout, &mut groups, 2),
@@ -253,10 +257,6 @@ fn sweeps_know_where_they_stand_when_the_places_of_many_are_closed() {
     let mut groups = Groups::default();
     (0..12).for_each(|slot| groups.join(slot, 1, b"a"));
     let mut fanout = Fanout::default();
-    let with = |text, priority| FanoutFrame {
-        priority,
-        ..frame(b"a", text)
-    };
     assert!(fanout.push(with("low", Priority::Low), 1000));
     assert_eq!(
         step(&mut fanout, &mut groups, 5),
