@@ -14,6 +14,7 @@ mod layering;
 mod programs;
 mod sharing;
 mod sizes;
+mod space;
 mod steps;
 mod test;
 mod workspace;

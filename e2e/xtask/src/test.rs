@@ -18,7 +18,7 @@ use imaccess_cluster::Layout;
 use crate::e2e::Cluster;
 use crate::steps::{Steps, Tally, Verdict};
 use crate::workspace::{Workspace, succeed, watch};
-use crate::{e2e, fuzz, layering, programs, sharing, sizes};
+use crate::{e2e, fuzz, layering, programs, sharing, sizes, space};
 
 /// What of `test` is to run.
 #[derive(Args)]
@@ -35,8 +35,9 @@ pub(crate) struct Options {
 const ON_KUBERNETES: [&str; 2] = ["cluster", "e2e"];
 
 /// Cheapest first: what a person mistypes is told in seconds, before anything is compiled.
-const NAMES: [&str; 11] = [
-    "format", "sizes", "layering", "sharing", "build", "protocol", "test", "cluster", "e2e", "fuzz", "deny",
+const NAMES: [&str; 12] = [
+    "space", "format", "sizes", "layering", "sharing", "build", "protocol", "test", "cluster", "e2e", "fuzz",
+    "deny",
 ];
 
 /// A fuzz target's share in `test`: enough to see that it builds and starts, no substitute for `fuzz`.
@@ -61,6 +62,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
             continue;
         }
         let good = steps.run(name, |steps| match name {
+            "space" => space::check(workspace),
             "format" => format(workspace),
             "layering" => layering::check(workspace),
             "sharing" => sharing::check(workspace),
