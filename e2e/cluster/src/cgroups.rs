@@ -1,4 +1,5 @@
-//! Control groups of the nodes: one per node in every hierarchy, or two kubelets would remove each other's pods.
+//! Control groups of the nodes: one per node in every hierarchy, or two kubelets would remove each other's pods; and one for what nodes
+//! run besides pods.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,14 @@ use crate::wait::until;
 
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// Makes a group for each node.
+/// What nodes run besides pods: containerd with all that it starts, kubelet, kube-proxy.
+const SERVICES: &str = "services";
+
+/// Which file says a group's share of the processors, what it says if nobody has said otherwise, and the most that it may say: version
+/// 1, version 2. In both a thread that is in no group counts as much as a group of the default.
+const SHARES: [(&str, usize, usize); 2] = [("cpu.shares", 1_024, 262_144), ("cpu.weight", 100, 10_000)];
+
+/// Makes a group for each node, and one for their services.
 pub(crate) fn make(layout: &Layout) -> Result<()> {
     let parent = layout.cgroup();
     for hierarchy in hierarchies() {
@@ -19,26 +27,42 @@ pub(crate) fn make(layout: &Layout) -> Result<()> {
         create(&group)?;
         weigh(&group)?;
         for node in &NODES {
-            create(&group.join(node.name))?;
+            let group = group.join(node.name);
+            create(&group)?;
+            hand_down(&group);
+        }
+        // Controllers aren't handed down there: in version 2 no process could be in it then.
+        create(&group.join(SERVICES))?;
+    }
+    Ok(())
+}
+
+/// Gives the nodes the processors that they would have as machines of their own. There a kubelet weighs its pods by 1,024 for each
+/// processor, against 1,024 for all of the system's services; here the API server and whoever makes the load are no group, so that
+/// each of their threads would count as much as all pods of all nodes. In the nodes' group each node's pods and the services of all nodes
+/// weigh the same, which is right for two processors and two nodes, and gives services less than theirs on anything larger.
+fn weigh(group: &Path) -> Result<()> {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let nodes = (processors + 1) * NODES.len();
+    for (file, default, most) in SHARES {
+        let file = group.join(file);
+        if file.exists() {
+            let share = most.min(nodes * default);
+            fs::write(&file, share.to_string()).with_context(|| format!("{}", file.display()))?;
         }
     }
     Ok(())
 }
 
-/// Gives the nodes' group the processors that their pods would have on machines of their own. There a kubelet weighs its pods by 1,024 for
-/// each processor, against 1,024 for all of the system's services; here those, and whoever makes the load, are no group, so that each
-/// of their threads would count as much as all pods of all nodes.
-fn weigh(group: &Path) -> Result<()> {
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let nodes = processors * NODES.len();
-    // In both versions a thread of nobody's group counts as much as a group of the default.
-    for (file, default) in [("cpu.shares", 1_024), ("cpu.weight", 100)] {
-        let file = group.join(file);
-        if file.exists() {
-            fs::write(&file, (nodes * default).to_string()).with_context(|| format!("{}", file.display()))?;
-        }
-    }
-    Ok(())
+/// Files to which a process writes 0 to be among the nodes' services, it and all that it starts: where shares of the processors are
+/// said, and nowhere else.
+pub(crate) fn services(layout: &Layout) -> Vec<PathBuf> {
+    hierarchies()
+        .into_iter()
+        .map(|hierarchy| hierarchy.join(layout.cgroup()).join(SERVICES))
+        .filter(|group| SHARES.iter().any(|(file, ..)| group.join(file).exists()))
+        .map(|group| group.join("cgroup.procs"))
+        .collect()
 }
 
 /// All processes of a node's pods, as pids of the reader's namespace.
@@ -88,14 +112,19 @@ fn create(group: &Path) -> Result<()> {
             fs::write(group.join(file), value).with_context(|| format!("{}", group.display()))?;
         }
     }
-    if group.join("cgroup.subtree_control").exists() {
+    hand_down(parent);
+    Ok(())
+}
+
+/// Version 2 has controllers in a group only where its parent hands them down.
+fn hand_down(group: &Path) {
+    let file = group.join("cgroup.subtree_control");
+    if file.exists() {
         for controller in ["cpu", "cpuset", "memory", "pids", "io", "hugetlb"] {
             // What the machine hasn't isn't there below either; the kubelet says what it misses.
-            let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
-            let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+            let _ = fs::write(&file, format!("+{controller}"));
         }
     }
-    Ok(())
 }
 
 fn collect(group: &Path, pids: &mut Vec<i32>) {

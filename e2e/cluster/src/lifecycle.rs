@@ -102,7 +102,7 @@ fn begin(layout: &Layout, system: &System) -> Result<Record> {
         control_plane::start_api(&record, system)?;
         for one in &NODES {
             node::configure(layout, one, system)?;
-            node::start_containerd(&record, one, system)?;
+            node::start_containerd(layout, &record, one, system)?;
         }
         Ok(())
     })?;
@@ -131,7 +131,7 @@ fn begin(layout: &Layout, system: &System) -> Result<Record> {
     step("nodes are ready", || {
         control_plane::start_controllers(&record)?;
         for one in &NODES {
-            node::start_kubelet(&record, one)?;
+            node::start_kubelet(layout, &record, one)?;
         }
         wait_for_nodes(layout, START)?;
         until("the default service account exists", START, || {

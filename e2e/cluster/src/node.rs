@@ -37,13 +37,13 @@ pub(crate) fn configure(layout: &Layout, node: &Node, system: &System) -> Result
 }
 
 /// Starts containerd, and waits until its socket is there: a kubelet that finds none ends.
-pub(crate) fn start_containerd(record: &Record, node: &Node, system: &System) -> Result<()> {
+pub(crate) fn start_containerd(layout: &Layout, record: &Record, node: &Node, system: &System) -> Result<()> {
     let words = [
         system.containerd.display().to_string(),
         "--config".into(),
         Layout::inside(&format!("nodes/{}/containerd.toml", node.name)),
     ];
-    component(record, node, "containerd", &words)
+    component(layout, record, node, "containerd", &words)
 }
 
 /// Waits until containerd serves.
@@ -67,7 +67,7 @@ pub(crate) fn ctr(record: &Record, node: &Node, system: &System, arguments: &str
 }
 
 /// Starts the kubelet and kube-proxy.
-pub(crate) fn start_kubelet(record: &Record, node: &Node) -> Result<()> {
+pub(crate) fn start_kubelet(layout: &Layout, record: &Record, node: &Node) -> Result<()> {
     let own = |file: &str| Layout::inside(&format!("nodes/{}/{file}", node.name));
     let kubelet = [
         Layout::inside("bin/kubelet"),
@@ -82,17 +82,28 @@ pub(crate) fn start_kubelet(record: &Record, node: &Node) -> Result<()> {
         format!("--node-ip={}", node.address),
         format!("--node-labels=topology.kubernetes.io/zone={}", node.zone),
     ];
-    component(record, node, "kubelet", &kubelet)?;
+    component(layout, record, node, "kubelet", &kubelet)?;
     let proxy = [
         Layout::inside("bin/kube-proxy"),
         format!("--config={}", own("proxy.yaml")),
     ];
-    component(record, node, "kube-proxy", &proxy)
+    component(layout, record, node, "kube-proxy", &proxy)
 }
 
-fn component(record: &Record, node: &Node, name: &str, words: &[String]) -> Result<()> {
+fn component(layout: &Layout, record: &Record, node: &Node, name: &str, words: &[String]) -> Result<()> {
     let shell = inside_node(record, node.name, "sh");
-    start(shell, &format!("{}-{name}", node.name), words)
+    // Process ids are others inside; 0 is whoever writes.
+    let mut joining = vec!["sh".to_owned(), "-e".to_owned(), "-c".to_owned()];
+    joining.push("while [ \"$1\" != -- ]; do echo 0 >\"$1\"; shift; done; shift; exec \"$@\"".to_owned());
+    joining.push("sh".to_owned());
+    joining.extend(
+        cgroups::services(layout)
+            .iter()
+            .map(|file| file.display().to_string()),
+    );
+    joining.push("--".to_owned());
+    joining.extend_from_slice(words);
+    start(shell, &format!("{}-{name}", node.name), &joining)
 }
 
 /// Loses the node as a power cut does: first its cable, so that no FIN and no reset gets out, then every process of it.
@@ -155,7 +166,7 @@ pub(crate) fn restart(layout: &Layout, record: &Record, node: &Node, system: &Sy
         )?;
     }
     configure(layout, node, system)?;
-    start_containerd(record, node, system)?;
+    start_containerd(layout, record, node, system)?;
     wait_for_containerd(record, node, system)?;
-    start_kubelet(record, node)
+    start_kubelet(layout, record, node)
 }
