@@ -70,8 +70,7 @@ fn changed_images_come_in_place_and_pods_stay() {
             ReplaceState,
             Release,
             ReplaceGateway,
-            Release,
-            Clear, // the first pod
+            Release, // the first pod
             ReplaceState,
             Release,
             ReplaceGateway,
@@ -81,6 +80,7 @@ fn changed_images_come_in_place_and_pods_stay() {
             ReplicaSet,
             Template,
             Resume,
+            Clear,
             Clear
         ]
     );
@@ -307,6 +307,7 @@ fn an_image_that_is_given_up_while_it_fails_makes_room_for_the_next() {
         let plan = world.plan();
         world.carry_out(&plan);
         world.run_pods();
+        world.advance(SignedDuration::from_secs(1));
     }
     world.change(|spec| spec.image = "new".to_owned());
     go(&mut world);
@@ -556,7 +557,7 @@ fn an_upgrade_waits_for_what_is_ending_of_a_rollout_before() {
             // Those that run the world's pods take it away at once.
             world.observed.pods.push(ending.clone());
             let plan = world.plan();
-            assert!(!steps(&plan).contains(&StepName::ReplaceState), "{component}");
+            assert_eq!(steps(&plan), [], "{component}");
             world.carry_out(&plan);
             world.run_pods();
         }
@@ -565,11 +566,44 @@ fn an_upgrade_waits_for_what_is_ending_of_a_rollout_before() {
         assert!(said.contains("demo-old"), "{said}");
         // It should be gone by now: its node may be lost.
         world.advance(SignedDuration::from_secs(26));
-        assert!(
-            steps(&world.plan()).contains(&StepName::ReplaceState),
-            "{component}"
-        );
+        assert!(go(&mut world).contains(&StepName::ReplaceState), "{component}");
     }
+}
+
+#[test]
+fn the_first_container_waits_until_the_preflight_is_put_away() {
+    let mut world = World::settled(MINIMAL);
+    world.change(|spec| spec.image = "new".to_owned());
+    let plan = world.plan();
+    assert_eq!(steps(&plan), [StepName::Preflight, StepName::Preflight]);
+    let ended = world.now;
+    world.carry_out(&plan);
+    world.run_pods();
+    let plan = loop {
+        let plan = world.plan();
+        let upgrade = plan.status.upgrade.clone().unwrap();
+        if upgrade.phase != UpgradePhase::Preflight {
+            break plan;
+        }
+        assert_eq!(steps(&plan), []);
+        assert!(upgrade.message.unwrap().contains("put away"));
+        // Exactly when it is over.
+        let pause = SignedDuration::try_from(plan.look_again.unwrap()).unwrap();
+        world.carry_out(&plan);
+        world.advance(pause);
+    };
+    // Times of ends are in whole seconds.
+    let waited = world.now.duration_since(ended).as_secs_f64();
+    assert!((2.0..=3.0).contains(&waited), "{waited} s");
+    assert_eq!(steps(&plan), [StepName::ReplaceState]);
+    // A node whose clock is ahead holds nothing up.
+    let mut world = World::settled(MINIMAL);
+    world.change(|spec| spec.image = "new".to_owned());
+    let plan = world.plan();
+    world.advance(SignedDuration::from_hours(1));
+    world.carry_out(&plan);
+    world.advance(SignedDuration::from_hours(-1));
+    assert_eq!(steps(&world.plan()), [StepName::ReplaceState]);
 }
 
 #[test]

@@ -283,16 +283,23 @@ impl<'a> Course<'a> {
         upgrade: &mut Upgrade,
         status: &mut status::Upgrade,
     ) {
-        let nodes: BTreeSet<&str> = due
-            .iter()
-            .filter_map(|pod| pod.pod.spec.as_ref()?.node_name.as_deref())
-            .collect();
+        if let Some(name) = self.ending() {
+            status.message = Some(format!("{name} of a rollout before is ending, and does so first"));
+            return;
+        }
         let trial = Trial::new(self.cluster, &self.target, &self.running, self.attempt());
-        upgrade
-            .steps
-            .extend(preflight::clear(self.cluster, Some((&trial, &nodes))));
-        match trial.look(&nodes, self.now) {
+        // Of pods that are done too: to remove one while the next pod's container is replaced would delay it.
+        let clear = preflight::clear(self.cluster, Some((&trial, &nodes(pods.iter()))));
+        upgrade.steps.extend(clear);
+        match trial.look(&nodes(due.iter().copied()), self.now) {
             Preflight::Passed => {}
+            Preflight::Ending { left } => {
+                status.phase = UpgradePhase::Preflight;
+                let why = || "the pods that tried the images are being put away".to_owned();
+                status.message.get_or_insert_with(why);
+                upgrade.look_again = Some(left);
+                return;
+            }
             Preflight::Running { steps, why } => {
                 status.phase = UpgradePhase::Preflight;
                 status.message.get_or_insert(why);
@@ -320,10 +327,6 @@ impl<'a> Course<'a> {
             status.message = Some(format!(
                 "the Deployment {name} was paused by hand: go on with kubectl rollout resume deployment/{name}"
             ));
-            return;
-        }
-        if let Some(name) = self.ending() {
-            status.message = Some(format!("{name} of a rollout before is ending, and does so first"));
             return;
         }
         let verified = pods
@@ -453,4 +456,10 @@ impl<'a> Course<'a> {
         upgrade.look_again = Some(QUICK);
         upgrade
     }
+}
+
+/// The nodes that these pods are on.
+fn nodes<'a>(pods: impl Iterator<Item = &'a GatewayPod<'a>>) -> BTreeSet<&'a str> {
+    pods.filter_map(|pod| pod.pod.spec.as_ref()?.node_name.as_deref())
+        .collect()
 }

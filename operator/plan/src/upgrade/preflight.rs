@@ -20,11 +20,21 @@ use crate::pods::security;
 /// It prints and ends: longer means that it hangs.
 const ENDS: Duration = Duration::from_secs(60);
 
+/// A kubelet has put a pod away so long after its last container's end: its sandbox, network and groups go 1.3 to 1.8 s after it (measured
+/// on Kubernetes 1.34 with containerd), and times of ends are in whole seconds. Nothing that it does meanwhile is to delay the first
+/// container that is replaced.
+const PUT_AWAY: Duration = Duration::from_secs(3);
+
 /// How the trial goes.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Preflight {
     /// Every node can run the images, and they can work with what runs.
     Passed,
+    /// The same, and kubelets are still putting away the pods that said so.
+    Ending {
+        /// For how long.
+        left: Duration,
+    },
     /// Not all nodes have said.
     Running {
         /// Pods to make.
@@ -68,7 +78,7 @@ impl<'a> Trial<'a> {
     /// On these nodes.
     pub(crate) fn look(&self, nodes: &BTreeSet<&str>, now: Timestamp) -> Preflight {
         let pods = pods(self.cluster);
-        let (mut steps, mut waiting) = (Vec::new(), Vec::new());
+        let (mut steps, mut waiting, mut left) = (Vec::new(), Vec::new(), Duration::ZERO);
         for node in nodes {
             let name = self.name(node);
             let pod = pods.iter().find(|pod| pod.metadata.name.as_ref() == Some(&name));
@@ -80,7 +90,7 @@ impl<'a> Trial<'a> {
                 continue;
             };
             match self.judge(node, pod, now) {
-                Ok(true) => {}
+                Ok(true) => left = left.max(PUT_AWAY.saturating_sub(ended(pod, now))),
                 Ok(false) => waiting.push(node),
                 Err(why) => {
                     let steps = if is_refused(pod) && age(pod, now) > ENDS {
@@ -93,6 +103,7 @@ impl<'a> Trial<'a> {
             }
         }
         match waiting.first() {
+            None if left > Duration::ZERO => Preflight::Ending { left },
             None => Preflight::Passed,
             Some(first) => Preflight::Running {
                 steps,
@@ -305,7 +316,7 @@ fn pods<'a>(cluster: &Cluster<'a>) -> Vec<&'a Pod> {
         .collect()
 }
 
-/// Removes those that aren't of this trial; all of them, when there is none.
+/// Removes those that aren't of this trial on these nodes; all of them, when there is none.
 pub(crate) fn clear(cluster: &Cluster<'_>, trial: Option<(&Trial<'_>, &BTreeSet<&str>)>) -> Vec<Step> {
     let names: BTreeSet<String> = trial
         .into_iter()
@@ -342,6 +353,18 @@ fn is_refused(pod: &Pod) -> bool {
 fn age(pod: &Pod, now: Timestamp) -> Duration {
     let since = pod.metadata.creation_timestamp.as_ref().map_or(now, |at| at.0);
     Duration::try_from(now.duration_since(since)).unwrap_or(Duration::ZERO)
+}
+
+/// How long ago its last container ended; very long, if that isn't said, or by a clock that is ahead of ours.
+fn ended(pod: &Pod, now: Timestamp) -> Duration {
+    let statuses = pod.status.iter().flat_map(|status| &status.container_statuses);
+    let ends = statuses.flatten().filter_map(|status| {
+        let ended = status.state.as_ref()?.terminated.as_ref()?;
+        Some(ended.finished_at.as_ref()?.0)
+    });
+    ends.max().map_or(Duration::MAX, |at| {
+        Duration::try_from(now.duration_since(at)).unwrap_or(Duration::MAX)
+    })
 }
 
 fn others(count: usize) -> String {

@@ -153,7 +153,12 @@ impl World {
         pod["metadata"]["uid"] = json!(format!("trial-{serial}"));
         pod["metadata"]["resourceVersion"] = json!(serial);
         let containers = pod["spec"]["containers"].as_array().unwrap();
-        let statuses: Vec<Value> = containers.iter().map(trial).collect();
+        let mut statuses: Vec<Value> = containers.iter().map(trial).collect();
+        for status in &mut statuses {
+            if let Some(ended) = status["state"].get_mut("terminated") {
+                ended["finishedAt"] = json!(self.now);
+            }
+        }
         pod["status"] = json!({"phase": "Succeeded", "containerStatuses": statuses});
         self.observed.pods.push(serde_json::from_value(pod).unwrap());
     }
