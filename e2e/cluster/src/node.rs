@@ -36,7 +36,7 @@ pub(crate) fn configure(layout: &Layout, node: &Node, system: &System) -> Result
     Ok(())
 }
 
-/// Starts containerd, and waits until its socket is there: a kubelet that finds none ends.
+/// Starts containerd; [`wait_for_containerd`] before its kubelet, which ends when it finds no socket.
 pub(crate) fn start_containerd(layout: &Layout, record: &Record, node: &Node, system: &System) -> Result<()> {
     let words = [
         system.containerd.display().to_string(),
